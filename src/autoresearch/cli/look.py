@@ -1,0 +1,196 @@
+"""Verbs that look: status, history, show, diff. They read the ledger and change nothing, but for `history --write`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from autoresearch.cli import screen
+from autoresearch.contract.rules import rules_for
+from autoresearch.loop.research import session_lock
+from autoresearch.loop.verdict import noise_of
+from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
+from autoresearch.records.run_report import read_status
+from autoresearch.records.snapshots import write_snapshot
+from autoresearch.records.tables import result_row, write_tables
+from autoresearch.report.analysis import save_chart
+from autoresearch.report.text import printable
+from autoresearch.vocabulary import UsageError, WorkspaceError
+from autoresearch.workspace import Workspace, open_workspace
+
+
+def _open() -> tuple[Workspace, Ledger]:
+    workspace = open_workspace()
+    if not workspace.ledger_path.exists():
+        raise WorkspaceError("no session was ever begun in this repository", hint="autoresearch research TAG")
+    return workspace, Ledger(workspace.ledger_path)
+
+
+def _session(ledger: Ledger, tag: str | None) -> Session:
+    sessions = ledger.sessions()
+    found = next((s for s in reversed(sessions) if tag is None or s.tag == tag), None)
+    if found is None:
+        known = ", ".join(s.tag for s in sessions) or "none"
+        raise UsageError(f"no session {tag!r} in this repository; known: {known}", hint="autoresearch history")
+    return found
+
+
+def _noise(ledger: Ledger, session: Session) -> float:
+    rules = rules_for(session.preset)
+    return noise_of(
+        ledger.score_groups(session.fingerprint), prior=rules.noise_prior, prior_weight=rules.noise_prior_weight
+    ).sd
+
+
+def status(options: argparse.Namespace) -> int:
+    """How the newest session stands, and whether it runs."""
+    workspace, ledger = _open()
+    while True:
+        session = _session(ledger, None)
+        values = _status_values(workspace, ledger, session)
+        if options.json:
+            screen.print_json(values)
+        else:
+            print("\n".join(f"{name:>20}  {value}" for name, value in values.items() if value not in ("", None)))
+        if not options.watch:
+            return 0
+        time.sleep(1.0)
+        print()
+
+
+def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> dict[str, object]:
+    agent = read_status(workspace.status_path("agent", session.tag))
+    train = read_status(workspace.status_path("train", session.tag))
+    pid = agent.get("pid", "")
+    runs = pid.isdigit() and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
+    found = screen.summary(screen.rows_of(ledger, session.tag), _noise(ledger, session))
+    return {
+        "session": session.tag,
+        "state": f"running (process {pid})"
+        if runs
+        else f"not running; to go on: autoresearch research {session.tag} --resume",
+        "phase": agent.get("phase", ""),
+        "message": agent.get("message", ""),
+        "updated_at": agent.get("updated_at", ""),
+        "progress of the run": train.get("progress", "") if runs else "",
+        "loss": train.get("loss", "") if runs else "",
+        **found,
+    }
+
+
+def history(options: argparse.Namespace) -> int:
+    """Every experiment of a session; with --write, tables and snapshots come back from the ledger."""
+    workspace, ledger = _open()
+    session = _session(ledger, options.tag)
+    if options.write:
+        _write_again(workspace, ledger, session)
+    noise = _noise(ledger, session)
+    rows = screen.rows_of(ledger, session.tag)
+    if options.chart:
+        save_chart(rows, Path(options.chart).absolute(), noise, tag=session.tag)
+    if options.json:
+        for row in rows:
+            screen.print_json(asdict(row))
+    else:
+        screen.print_session(ledger, workspace, session.tag, noise, png=False)
+    return 0
+
+
+def _write_again(workspace: Workspace, ledger: Ledger, session: Session) -> None:
+    with session_lock(workspace, session.tag):
+        results = [workspace.results_path, workspace.session_dir(session.tag) / "results.tsv"]
+        write_tables(
+            ledger, session.tag, results=results, history_path=workspace.history_path, log_path=workspace.log_path
+        )
+        for found in ledger.experiments(session.tag):
+            if found.status is not None:
+                write_snapshot(
+                    workspace.snapshot_dir(session.tag, found.number),
+                    ledger,
+                    session,
+                    found,
+                    diff=_diff_of(workspace, found),
+                    checkpoints_dir=workspace.checkpoints_dir,
+                )
+
+
+def _diff_of(workspace: Workspace, experiment: Experiment) -> str:
+    if experiment.commit_hash is None or experiment.commit_hash == experiment.incumbent:
+        return ""
+    return workspace.repository.diff(experiment.incumbent, experiment.commit_hash)
+
+
+def show(options: argparse.Namespace) -> int:
+    """One experiment in full."""
+    workspace, ledger = _open()
+    session = _session(ledger, options.tag)
+    experiment = ledger.experiment(session.tag, options.number)
+    trials = ledger.trials(session.tag, options.number)
+    if options.json:
+        verdict = asdict(experiment.verdict) if experiment.verdict else None
+        screen.print_json(
+            {
+                "tag": session.tag,
+                "experiment": experiment.number,
+                "commit": experiment.commit_hash,
+                "incumbent": experiment.incumbent,
+                "description": experiment.proposal.description,
+                "proposer": experiment.proposal.proposer,
+                "state": experiment.state,
+                "status": experiment.status,
+                "verdict": verdict,
+                "trials": [asdict(row) for row in trials],
+            }
+        )
+        return 0
+    print(f"experiment {experiment.number} of {session.tag}: {printable(experiment.proposal.description)}")
+    print(f"    status  {experiment.status or experiment.state}")
+    if experiment.verdict:
+        print(f"   verdict  {printable(experiment.verdict.reason)}")
+    print(
+        f"    commit  {experiment.commit_hash or 'none'}   against {experiment.incumbent[:10]}, proposed by {experiment.proposal.proposer}"
+    )
+    for row in trials:
+        print(f"     trial  {_trial_line(row, experiment)}")
+    if experiment.status is not None:
+        tail = result_row(experiment, trials).log_tail
+        if tail:
+            print("  the end of its log:")
+            print("\n".join(f"    | {printable(line)}" for line in tail.splitlines()))
+        print(f"  snapshot  {workspace.snapshot_dir(session.tag, experiment.number)}")
+    return 0
+
+
+def _trial_line(row: TrialRow, experiment: Experiment) -> str:
+    arm = "candidate" if row.commit_hash == experiment.commit_hash else f"incumbent {row.commit_hash[:7]}"
+    if row.trial is None:
+        return f"{row.purpose}, {arm}: running since {row.started_at}"
+    trial = row.trial
+    if trial.val_bpb is None:
+        return f"{row.purpose}, {arm}: {trial.outcome}, {printable(trial.reason)}"
+    share = "" if trial.cpu_share is None else f", {trial.cpu_share:.0%} of a core"
+    return (
+        f"{row.purpose}, {arm}, {row.slice} slice, seed {row.seed}: {trial.val_bpb:.6f} in {trial.num_steps} steps,"
+        f" {trial.tok_sec:,.0f} tokens/s{share}, {trial.total_seconds:.1f} s{' (disturbed: ' + trial.disturbed + ')' if trial.disturbed else ''}"
+    )
+
+
+def diff(options: argparse.Namespace) -> int:
+    """What an experiment changed, or how two differ."""
+    workspace, ledger = _open()
+    session = _session(ledger, options.tag)
+    one = ledger.experiment(session.tag, options.number)
+    if options.other is None:
+        print(_diff_of(workspace, one), end="")
+        return 0
+    other = ledger.experiment(session.tag, options.other)
+    if one.commit_hash is None or other.commit_hash is None:
+        raise UsageError(
+            "one of the two was refused before it became a commit", hint=f"autoresearch show {options.number}"
+        )
+    print(workspace.repository.diff(one.commit_hash, other.commit_hash), end="")
+    return 0

@@ -1,0 +1,194 @@
+"""Every verb and flag. docs/commands.md is tested against this file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+
+from autoresearch import __version__
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace whose `run` carries it out. Exits with 2 on wrong usage."""
+    return build_parser().parse_args(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="autoresearch",
+        description="Research on language-model pretraining that runs by itself and keeps a record one can believe.",
+        epilog="Start with: autoresearch prepare && autoresearch research TAG",
+    )
+    parser.add_argument("--version", action="version", version=f"autoresearch {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _setup_verbs(verbs)
+    _work_verbs(verbs)
+    _look_verbs(verbs)
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _verb(
+    verbs: Verbs[argparse.ArgumentParser], name: str, target: str, does: str, example: str
+) -> argparse.ArgumentParser:
+    """One verb; `target` is module:function, imported only when the verb is run."""
+    parser = verbs.add_parser(
+        name,
+        help=does,
+        description=does[0].upper() + does[1:] + ".",
+        epilog=f"example: {example}",
+    )
+    parser.set_defaults(run=_later(target))
+    return parser
+
+
+def _later(target: str) -> Callable[[argparse.Namespace], int]:
+    def run(options: argparse.Namespace) -> int:
+        module, function = target.split(":")
+        code: int = getattr(importlib.import_module(f"autoresearch.cli.{module}"), function)(options)
+        return code
+
+    return run
+
+
+def _setup_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    doctor = _verb(
+        verbs,
+        "doctor",
+        "setup:doctor",
+        "say what this machine has, what fits it and what is missing",
+        "autoresearch doctor",
+    )
+    _json(doctor)
+    init = _verb(
+        verbs, "init", "setup:init", "make a new workspace in a git repository of its own", "autoresearch init mylab"
+    )
+    init.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
+    prepare = _verb(
+        verbs, "prepare", "setup:prepare", "get data and tokenizer ready, once", "autoresearch prepare --contract tiny"
+    )
+    _contract(prepare)
+    prepare.add_argument("--force", action="store_true", help="build again even when it is there")
+    _json(prepare)
+
+
+def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    train = _verb(
+        verbs,
+        "train",
+        "work:train",
+        "one run in this process, unsealed, the same as python train.py",
+        "autoresearch train train.py",
+    )
+    train.add_argument(
+        "file", metavar="FILE", nargs="?", default="train.py", help="experiment file (default: train.py)"
+    )
+    _contract(train)
+    attempt = _verb(
+        verbs,
+        "try",
+        "work:try_one",
+        "one experiment from the edit in this checkout: commit, sealed trials, verdict, row",
+        'autoresearch try -m "halve the batch"',
+    )
+    attempt.add_argument("-m", "--message", required=True, metavar="TEXT", help="the idea in one line")
+    attempt.add_argument("--tag", help="session to try in (default: the newest; a new one is begun when there is none)")
+    _session_flags(attempt)
+    _json(attempt)
+    research = _verb(
+        verbs,
+        "research",
+        "work:research",
+        "the night: propose, train, judge, keep or discard, until stopped or a limit is reached",
+        "autoresearch research nov21 --experiments 100 --hours 10",
+    )
+    research.add_argument("tag", metavar="TAG", help="name of the session; its branch is autoresearch/TAG")
+    research.add_argument("--resume", action="store_true", help="go on with a session that was stopped or killed")
+    research.add_argument(
+        "--committed", action="store_true", help="start from the committed file although the checkout's differs"
+    )
+    research.add_argument("--proposer", help="who has the ideas: search, search:tpe, search:cmaes, search:random")
+    research.add_argument("--program", help="what is edited: model")
+    research.add_argument("--file", help="experiment file (default: train.py)")
+    research.add_argument("--experiments", type=int, metavar="N", help="stop after N experiments of the session")
+    research.add_argument("--hours", type=float, metavar="H", help="stop after H hours")
+    research.add_argument("--crash-streak", type=int, metavar="N", help="stop after N crashes in a row (default: 8)")
+    _session_flags(research)
+    _json(research)
+    calibrate = _verb(
+        verbs,
+        "calibrate",
+        "work:calibrate",
+        "measure the noise of the baseline, or of a session's incumbent, here",
+        "autoresearch calibrate --repeats 5",
+    )
+    calibrate.add_argument(
+        "tag", metavar="TAG", nargs="?", help="session whose incumbent is repeated (default: the committed train.py)"
+    )
+    calibrate.add_argument("--repeats", type=int, default=5, metavar="N", help="runs in all (default: 5)")
+    _session_flags(calibrate)
+    _json(calibrate)
+
+
+def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    status = _verb(
+        verbs,
+        "status",
+        "look:status",
+        "what is running, and how the newest session stands",
+        "autoresearch status --watch",
+    )
+    status.add_argument("--watch", action="store_true", help="look again every second until Ctrl-C")
+    _json(status)
+    history = _verb(
+        verbs, "history", "look:history", "every experiment of a session, with a chart", "autoresearch history nov21"
+    )
+    history.add_argument("tag", metavar="TAG", nargs="?", help="session (default: the newest)")
+    history.add_argument("--write", action="store_true", help="write tables and snapshots again from the ledger")
+    history.add_argument("--chart", metavar="FILE", help="also save the chart as PNG")
+    _json(history)
+    show = _verb(verbs, "show", "look:show", "one experiment in full", "autoresearch show 7")
+    show.add_argument("number", metavar="N", type=int)
+    show.add_argument("--tag", help="session (default: the newest)")
+    _json(show)
+    diff = _verb(
+        verbs, "diff", "look:diff", "what experiment N changed, or how M differs from N", "autoresearch diff 3 7"
+    )
+    diff.add_argument("number", metavar="N", type=int)
+    diff.add_argument("other", metavar="M", type=int, nargs="?")
+    diff.add_argument("--tag", help="session (default: the newest)")
+
+
+def _contract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--contract", metavar="P", help="preset: tiny, small, standard, long, smoke (default: what fits this machine)"
+    )
+    parser.add_argument(
+        "--dataset", metavar="D", help="corpus: embedded, climbmix, tinystories (default: the contract's)"
+    )
+
+
+def _session_flags(parser: argparse.ArgumentParser) -> None:
+    _contract(parser)
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="of the session; every trial's seed comes from it (default: 0)"
+    )
+    parser.add_argument(
+        "--calibration", type=int, metavar="N", help="runs of the baseline that measure noise first (default: 3)"
+    )
+    parser.add_argument("--keep-probability", type=float, metavar="P", help="how sure a keep must be (default: 0.8)")
+    parser.add_argument(
+        "--max-pairs", type=int, metavar="N", help="most repeats of one idea beside the incumbent (default: 3)"
+    )
+    parser.add_argument(
+        "--refresh-every", type=int, metavar="N", help="re-run the incumbent after N experiments (default: 8)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of a candidate (default: 1)")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON lines for machines")

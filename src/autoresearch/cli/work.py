@@ -1,0 +1,219 @@
+"""Verbs that train: train, try, research, calibrate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoresearch.cli import screen
+from autoresearch.cli.screen import Screen
+from autoresearch.loop import research as loop
+from autoresearch.loop.proposers import make_proposer
+from autoresearch.loop.session import ResearchSession, Stopped
+from autoresearch.loop.settings import Settings, known_settings, load_settings
+from autoresearch.records.ledger import Experiment, Ledger
+from autoresearch.vocabulary import UsageError
+from autoresearch.workspace import Workspace, open_workspace
+
+
+def settings_for(workspace: Workspace, options: argparse.Namespace) -> Settings:
+    """Settings in force: the workspace's table, then the environment, then this command's flags."""
+    flags = {name: getattr(options, name) for name in known_settings() if hasattr(options, name)}
+    return load_settings(workspace.settings(), os.environ, flags)
+
+
+def train(options: argparse.Namespace) -> int:
+    """One unsealed run in this process."""
+    workspace = open_workspace()
+    path = Path(options.file).absolute()
+    if not path.is_file():
+        raise UsageError(f"no file {options.file}", hint="autoresearch train train.py")
+    if options.contract:
+        os.environ["AUTORESEARCH_CONTRACT"] = options.contract
+    if options.dataset:
+        os.environ["AUTORESEARCH_DATASET"] = options.dataset
+    os.chdir(workspace.root)
+    sys.path.insert(0, str(workspace.root))  # where `prepare` is
+    sys.argv = [str(path)]
+    runpy.run_path(str(path), run_name="__main__")
+    return 0
+
+
+def research(options: argparse.Namespace) -> int:
+    """The night."""
+    workspace = open_workspace()
+    settings = settings_for(workspace, options)
+    ledger = Ledger(workspace.ledger_path)
+    with loop.session_lock(workspace, options.tag):
+        if options.resume:
+            row, ground = loop.resume(workspace, ledger, settings, options.tag)
+        else:
+            ground = loop.find_ground(settings)
+            make_proposer(
+                settings.proposer, preset=ground.rules.preset
+            )  # an unknown name fails before anything is made
+            row = loop.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
+        loop.refuse_checked_out(workspace, row)
+        shown = Screen(as_json=options.json)
+        with interruptible() as stop:
+            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            proposer = loop.proposer_for(row, settings)
+            shown.bind(session)
+            for name, value in loop.describe(row, ground, settings, workspace):
+                shown.note(f"{name:>11}  {value}")
+            for line in session.recover():
+                shown.note(f"found: {line}")
+            try:
+                why = loop.research(session, proposer, shown)
+            finally:
+                shown.live.close()
+            shown.end(session, why)
+    return _finish(ledger, workspace, session, why, as_json=options.json)
+
+
+def _finish(ledger: Ledger, workspace: Workspace, session: ResearchSession, why: str, *, as_json: bool) -> int:
+    noise = session.noise()
+    if as_json:
+        found = screen.summary(screen.rows_of(ledger, session.tag), noise.sd)
+        screen.print_json({"event": "end", "tag": session.tag, "why": why, **found})
+    else:
+        screen.print_session(ledger, workspace, session.tag, noise.sd, why=why)
+        print(f"\nto go on: autoresearch research {session.tag} --resume")
+    return 130 if why == "stopped" else 0
+
+
+def try_one(options: argparse.Namespace) -> int:
+    """One experiment from the edit in this checkout."""
+    workspace = open_workspace()
+    settings = settings_for(workspace, options)
+    ledger = Ledger(workspace.ledger_path)
+    sessions = ledger.sessions()
+    tag = options.tag or (sessions[-1].tag if sessions else "try")
+    with loop.session_lock(workspace, tag):
+        if ledger.session(tag):
+            row, ground = loop.resume(workspace, ledger, settings, tag)
+        else:
+            ground = loop.find_ground(settings)
+            # the edit is what is tried; the session starts from what is committed
+            row = loop.begin(workspace, ledger, settings, ground, tag, committed=True)
+        shown = Screen(as_json=options.json)
+        with interruptible() as stop:
+            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            shown.bind(session)
+            for line in session.recover():
+                shown.note(f"found: {line}")
+            try:
+                concluded = loop.try_edit(session, options.message)
+            except Stopped:
+                shown.live.close()
+                print(f"stopped; to go on: autoresearch try -m '...' --tag {tag}", file=sys.stderr)
+                return 130
+            finally:
+                shown.live.close()
+            shown.agent_status(session, "ended", concluded.proposal.description, concluded.number)
+    _print_concluded(concluded, session, as_json=options.json)
+    return 0
+
+
+def _print_concluded(experiment: Experiment, session: ResearchSession, *, as_json: bool) -> None:
+    verdict = experiment.verdict
+    assert verdict is not None
+    if not as_json:
+        print(loop.one_line_of(experiment))
+        return
+    trials = session.ledger.trials(session.tag, experiment.number)
+    tails = [row.trial.log_tail for row in trials if row.trial and row.trial.val_bpb is None]
+    values = {
+        "event": "verdict",
+        "tag": session.tag,
+        "experiment": experiment.number,
+        "status": experiment.status,
+        "commit": experiment.commit_hash,
+        "reason": verdict.reason,
+        "estimate": verdict.estimate,
+        "gain": verdict.gain,
+        "interval": verdict.interval,
+        "p_better": verdict.p_better,
+        "noise": verdict.noise,
+        "log_tail": tails[-1] if tails else "",
+    }
+    screen.print_json(values)
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """Measure noise by repeating the baseline, or a session's incumbent."""
+    workspace = open_workspace()
+    settings = settings_for(workspace, options)
+    if options.repeats < 2:
+        raise UsageError("noise needs at least two runs", hint="autoresearch calibrate --repeats 5")
+    ledger = Ledger(workspace.ledger_path)
+    tag = options.tag or f"noise-{workspace.repository.head()[:7]}"
+    with loop.session_lock(workspace, tag):
+        if ledger.session(tag) or options.tag:
+            row, ground = loop.resume(workspace, ledger, settings, tag)
+        else:
+            ground = loop.find_ground(settings)
+            row = loop.begin(workspace, ledger, settings, ground, tag, committed=True)
+        shown = Screen(as_json=options.json)
+        with interruptible() as stop:
+            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            shown.bind(session)
+            session.recover()
+            try:
+                session.calibrate(options.repeats)
+                session.settle_baseline()
+            except Stopped:
+                return 130
+            finally:
+                shown.live.close()
+    noise = session.noise()
+    estimate = session.incumbent_estimate()
+    commit = session.incumbent().commit_hash or ""
+    if options.json:
+        screen.print_json(
+            {
+                "event": "noise",
+                "tag": tag,
+                "commit": commit,
+                "mean": estimate.mean,
+                "sd": noise.sd,
+                "measured_sd": noise.measured,
+                "degrees": noise.degrees,
+            }
+        )
+    else:
+        measured = (
+            "not yet measured"
+            if noise.measured is None
+            else f"{noise.measured:.4f} from {noise.degrees} degrees of freedom"
+        )
+        print(
+            f"mean val_bpb {estimate.mean:.4f} of {commit[:10]}; noise of one run: measured {measured}, pooled with the prior {noise.sd:.4f}"
+        )
+    return 0
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the candidate dies with us; the ledger is whole
+        stop.set()
+        print("\nstopping: the running trial is abandoned (once more to end at once)", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

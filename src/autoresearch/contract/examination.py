@@ -1,0 +1,207 @@
+"""The examination: questions about token ids that a candidate answers, and the score the referee works out from them.
+
+Screening (design: prefixes, claims, audits, agreement) as a generator of questions, free of clocks, sockets and
+frameworks, so that the sealed trial and the standalone script run the very same code. It catches every honest mistake
+and every systematic cheat (look-ahead, sums over the row, state from row to row, unnormalised output). A candidate that
+knows the targets could still fake single rows with care: a score from here is *screened*, not certified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoresearch.contract.bpb import bits_per_byte, byte_bearing, target_bytes
+from autoresearch.contract.rules import Rules
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+# Claim against its own forward pass in float64: float32 log-softmax of logits below 15 errs by less than 1e-5.
+CLAIM_TOLERANCE = 1e-3
+# Prefix answer against claim, the largest log-probability difference that is taken for rounding.
+# CPU fp32 measured below 2e-5 on honest models; accelerators run bf16 with other neighbours in the batch.
+TOLERANCE_CPU = 5e-3
+TOLERANCE_ACCELERATOR = 0.15
+# No model of this size reads English below this; the published best is 0.96 on far more text.
+PLAUSIBLE_BPB = 0.3
+
+
+@dataclass(frozen=True)
+class AskPrefix:
+    """Next-token logits after a prefix of each row. inputs int64 [B, T]; positions int64 [B]; answer float32 [B, V]."""
+
+    inputs: Ints
+    positions: Ints
+
+
+@dataclass(frozen=True)
+class AskClaim:
+    """Negative log-likelihood in nats of every target. inputs, targets int64 [B, T]; answer float32 [B, T]."""
+
+    inputs: Ints
+    targets: Ints
+
+
+@dataclass(frozen=True)
+class AskAudit:
+    """Full logit rows at places of the batch just claimed. rows, columns int64 [K]; answer float32 [K, V]."""
+
+    rows: Ints
+    columns: Ints
+
+
+Ask = AskPrefix | AskClaim | AskAudit
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The result. val_bpb is None when an answer was refused, and `reason` says which and why."""
+
+    val_bpb: float | None
+    reason: str = ""
+    audited_positions: int = 0
+    prefix_pairs: int = 0
+    largest_deviation: float | None = None  # nats
+
+
+class _Refused(Exception):
+    """An answer that an honest model cannot give."""
+
+
+def tolerance_for(device_kind: str) -> float:
+    """Largest honest difference, in nats, between a prefix answer and the claim at the same place."""
+    return TOLERANCE_CPU if device_kind.startswith("cpu") else TOLERANCE_ACCELERATOR
+
+
+def examine(
+    rows: NDArray[np.unsignedinteger],
+    token_bytes: NDArray[np.int32],
+    rules: Rules,
+    *,
+    batch_size: int,
+    tolerance: float,
+    random: np.random.Generator,
+) -> Generator[Ask, NDArray[np.float32], Examined]:
+    """Ask about every row of one validation slice, and score the answers.
+
+    rows: [N, T + 1] token ids; token_bytes: [V] bytes of each token, 0 for specials. Yields questions of exactly
+    `batch_size` rows each; is sent the answers. The set of scored rows is all N whatever the batch size: the last batch
+    is filled up with rows seen before, whose second claims must agree with their first.
+    """
+    vocab_size = len(token_bytes)
+    num_rows = len(rows)
+    batch_size = max(1, min(batch_size, num_rows))
+    claims = np.full((num_rows, rows.shape[1] - 1), np.nan, dtype=np.float64)
+    prefix_answers: list[tuple[int, int, float]] = []
+    audited = 0
+    largest = 0.0
+    try:
+        early = _prefix_batches(rows, batch_size, rules.num_prefix_rows, random)
+        late = _prefix_batches(rows, batch_size, rules.num_prefix_rows // 2, random)
+        for picked, ask in early:
+            prefix_answers += _prefix_log_probs((yield ask), picked, ask, rows, vocab_size)
+        order = random.permutation(num_rows)
+        for start in range(0, num_rows, batch_size):
+            group = order[start : start + batch_size]
+            fill = order[: batch_size - len(group)]
+            whole = rows[np.concatenate([group, fill])].astype(np.int64)
+            claim_ask = AskClaim(inputs=whole[:, :-1].copy(), targets=whole[:, 1:].copy())
+            claimed = _checked_claims((yield claim_ask), claim_ask)
+            audit = _audit_places(claimed.shape, rules.num_audits_per_batch, random)
+            largest = max(largest, _check_audit((yield audit), audit, claim_ask, claimed, vocab_size))
+            audited += len(audit.rows)
+            claims[group] = claimed[: len(group)]
+            if len(fill):
+                again = np.abs(claimed[len(group) :] - claims[fill]).max()
+                largest = max(largest, float(again))
+                _require(again <= tolerance, f"the same row scored {again:.4f} nats apart among other neighbours")
+        for picked, ask in late:
+            prefix_answers += _prefix_log_probs((yield ask), picked, ask, rows, vocab_size)
+        for row, column, log_prob in prefix_answers:
+            apart = abs(log_prob + claims[row, column])
+            largest = max(largest, apart)
+            _require(
+                apart <= tolerance,
+                f"position {column} of a row changed by {apart:.4f} nats with the text after it: the model looks ahead",
+            )
+    except _Refused as refusal:
+        return Examined(None, str(refusal), audited, len(prefix_answers), largest)
+    mask = byte_bearing(rows, token_bytes)
+    score = bits_per_byte(float(np.sum(claims[mask], dtype=np.float64)), target_bytes(rows, token_bytes))
+    if score < PLAUSIBLE_BPB:
+        return Examined(
+            None, f"val_bpb {score:.4f} is below what any such model can reach", audited, len(prefix_answers), largest
+        )
+    return Examined(score, "", audited, len(prefix_answers), largest)
+
+
+def _prefix_batches(
+    rows: NDArray[np.unsignedinteger], batch_size: int, num_rows: int, random: np.random.Generator
+) -> list[tuple[Ints, AskPrefix]]:
+    """Rows cut at random places, their tails filled with other rows' text, in batches of exactly `batch_size`."""
+    seq_len = rows.shape[1] - 1
+    batches = []
+    for _ in range(max(1, -(-num_rows // batch_size))):
+        picked = random.integers(0, len(rows), batch_size)
+        tails = random.integers(0, len(rows), batch_size)
+        # position p answers for target p + 1 of the row; the last position would be a whole row, so it is left out
+        positions = random.integers(0, max(1, seq_len - 1), batch_size)
+        inputs = rows[tails, :-1].astype(np.int64)
+        for line, (row, position) in enumerate(zip(picked, positions, strict=True)):
+            inputs[line, : position + 1] = rows[row, : position + 1]
+        batches.append((picked.astype(np.int64), AskPrefix(inputs, positions.astype(np.int64))))
+    return batches
+
+
+def _prefix_log_probs(
+    answer: NDArray[np.float32], picked: Ints, ask: AskPrefix, rows: NDArray[np.unsignedinteger], vocab_size: int
+) -> list[tuple[int, int, float]]:
+    """(row, position, log-probability of the true next token) of each answered prefix."""
+    log_probs = _log_softmax(_checked(answer, (len(ask.positions), vocab_size), "prefix logits"))
+    found = []
+    for line, (row, position) in enumerate(zip(picked, ask.positions, strict=True)):
+        target = int(rows[row, position + 1])
+        found.append((int(row), int(position), float(log_probs[line, target])))
+    return found
+
+
+def _audit_places(shape: tuple[int, ...], count: int, random: np.random.Generator) -> AskAudit:
+    return AskAudit(rows=random.integers(0, shape[0], count), columns=random.integers(0, shape[1], count))
+
+
+def _checked_claims(answer: NDArray[np.float32], ask: AskClaim) -> NDArray[np.float64]:
+    claimed = _checked(answer, ask.targets.shape, "claims")
+    _require(bool((claimed >= -CLAIM_TOLERANCE).all()), "a claimed negative log-likelihood is negative")
+    return claimed
+
+
+def _check_audit(
+    answer: NDArray[np.float32], audit: AskAudit, ask: AskClaim, claimed: NDArray[np.float64], vocab_size: int
+) -> float:
+    """Largest difference between the audited logit rows and the claims made from them."""
+    log_probs = _log_softmax(_checked(answer, (len(audit.rows), vocab_size), "audited logits"))
+    targets = ask.targets[audit.rows, audit.columns]
+    apart = np.abs(log_probs[np.arange(len(targets)), targets] + claimed[audit.rows, audit.columns]).max()
+    _require(bool(apart <= CLAIM_TOLERANCE), f"a claim differs from its own logits by {apart:.4f} nats")
+    return float(apart)
+
+
+def _checked(answer: NDArray[np.float32], shape: tuple[int, ...], what: str) -> NDArray[np.float64]:
+    _require(answer.shape == shape, f"{what} have shape {answer.shape} instead of {shape}")
+    _require(bool(np.isfinite(answer).all()), f"{what} are not all finite")
+    return answer.astype(np.float64)
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _require(condition: bool | np.bool_, reason: str) -> None:
+    if not condition:
+        raise _Refused(reason)

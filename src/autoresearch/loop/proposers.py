@@ -1,0 +1,83 @@
+"""Who proposes: the protocol between the research loop and whatever has the next idea, and the registry by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from autoresearch.vocabulary import Proposal, Status, UsageError
+
+
+@dataclass(frozen=True)
+class PastExperiment:
+    """What a proposer may know of one earlier experiment of this session."""
+
+    number: int
+    description: str
+    files: dict[str, str]  # text of the candidate's edited files
+    details: dict[str, Any]  # `Proposal.details`, as the ledger stored them (JSON values)
+    status: Status | None  # None while undecided or abandoned
+    val_bpb: float | None  # estimated mean on the search slice, None when it crashed
+    gain: float | None  # estimated gain over its incumbent, positive is better
+
+
+class Proposer(Protocol):
+    """Has the next idea. `propose` is a function of its arguments alone: a resumed session goes on as it would have."""
+
+    name: str
+
+    def propose(self, incumbent: dict[str, str], history: Sequence[PastExperiment]) -> Proposal:
+        """One idea: an edit of the incumbent's files (text by file name), given the session so far, oldest first.
+
+        Raises:
+            ProposerExhausted: nothing new is left.
+        """
+
+
+@dataclass(frozen=True)
+class ProposerOptions:
+    """What every proposer is made from."""
+
+    preset: str
+    seed: int
+    surface: str  # the file that is edited
+
+
+# `variant` is what follows the colon: "cmaes" in "search:cmaes", or "".
+Factory = Callable[[str, ProposerOptions], Proposer]
+
+
+def _make_search(variant: str, options: ProposerOptions) -> Proposer:
+    from autoresearch.loop.search import SearchProposer
+
+    return SearchProposer(options.preset, seed=options.seed, surface=options.surface, method=variant or "tpe")
+
+
+# Complete names, in the order they are shown, each with what makes it.
+_REGISTRY: Mapping[str, Factory] = {
+    "search": _make_search,
+    "search:tpe": _make_search,
+    "search:cmaes": _make_search,
+    "search:random": _make_search,
+}
+
+
+def known_proposers() -> tuple[str, ...]:
+    """Names that `make_proposer` takes."""
+    return tuple(_REGISTRY)
+
+
+def make_proposer(name: str, *, preset: str, seed: int = 0, surface: str = "train.py") -> Proposer:
+    """The proposer of that name, for sessions under `preset` that edit `surface`.
+
+    Raises:
+        UsageError: no such proposer or preset; the message names the known ones.
+    """
+    factory = _REGISTRY.get(name)
+    if factory is None:
+        raise UsageError(
+            f"unknown proposer {name!r}; known: {', '.join(_REGISTRY)}",
+            hint="autoresearch research TAG --proposer search",
+        )
+    return factory(name.partition(":")[2], ProposerOptions(preset=preset, seed=seed, surface=surface))

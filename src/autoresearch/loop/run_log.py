@@ -1,0 +1,88 @@
+"""What may be read from a candidate's raw output: bounded, cleaned, shown, never decided on."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+MAX_LOG_BYTES = 4 * 2**20  # beyond it the run is stopped: a training log is a few hundred kB
+_KEPT_HEAD = 64 * 1024
+_KEPT_TAIL = 192 * 1024
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.")
+_CONTROL = re.compile(r"[^\t\n\x20-\x7e\xa0-\u1fff\u2010-\u2027\u2030-\u2065\u2070-\ud7ff\uf900-\ufffc]")
+_LOSS = re.compile(r"loss:\s*([0-9]+(?:\.[0-9]+)?)")
+_SUMMARY_LINE = re.compile(r"([A-Za-z_]{1,32}):\s+([0-9][0-9.,]{0,24})\s*")
+SUMMARY_KEYS = (
+    "training_seconds",
+    "total_seconds",
+    "peak_vram_mb",
+    "mfu_percent",
+    "total_tokens_M",
+    "num_steps",
+    "num_params_M",
+    "depth",
+)
+
+
+def read_log(path: Path) -> str:
+    """The run's output as text: all of it, or head and tail when it is long."""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size <= _KEPT_HEAD + _KEPT_TAIL:
+            return stream.read().decode(errors="replace")
+        head = stream.read(_KEPT_HEAD)
+        stream.seek(size - _KEPT_TAIL)
+        tail = stream.read()
+    cut = f"\n[... {size - _KEPT_HEAD - _KEPT_TAIL} bytes left out ...]\n"
+    return head.decode(errors="replace") + cut + tail.decode(errors="replace")
+
+
+def tail_of(text: str, lines: int = 20) -> str:
+    """The last lines without progress lines, escapes and control characters, at most 200 characters each."""
+    shown = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    clean = [_CONTROL.sub("", _ESCAPES.sub("", line))[:200] for line in shown]
+    return "\n".join([line for line in clean if line.strip()][-lines:])
+
+
+def last_loss(path: Path) -> float | None:
+    """The loss printed last, for the live line; None when there is none yet."""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(max(0, size - 400))
+        found = _LOSS.findall(stream.read().decode(errors="replace"))
+    return float(found[-1]) if found else None
+
+
+def claimed_summary(text: str) -> dict[str, float]:
+    """Numbers of the candidate's own `---` block, by the field's keys: for the tables, never for a decision."""
+    claimed: dict[str, float] = {}
+    block = text.rsplit("\n---\n", 1)
+    for line in block[-1].splitlines() if len(block) == 2 else []:
+        match = _SUMMARY_LINE.fullmatch(line)
+        if match and match[1] in SUMMARY_KEYS:
+            try:
+                value = float(match[2].replace(",", ""))
+            except ValueError:
+                continue  # "1.2.3" is not a number of ours
+            if math.isfinite(value):
+                claimed[match[1]] = value
+    return claimed
+
+
+def why_it_ended(text: str, code: int | None) -> tuple[bool, str]:
+    """(whether it diverged by its own fast-fail, one line that says why a run ended without a score)."""
+    tail = tail_of(text, 40)
+    lines = tail.splitlines()
+    if any(line.strip() == "FAIL" for line in lines[-5:]):
+        return True, "loss became NaN or exceeded 100"
+    lowered = tail.lower()
+    if "out of memory" in lowered or "memoryerror" in lowered or "can't allocate memory" in lowered:
+        return False, "out of memory"
+    errors = [line for line in lines if re.match(r"[A-Za-z_.]{1,80}(Error|Exception|Interrupt|Exit|Iteration)\b", line)]
+    if errors:
+        return False, errors[-1]
+    if code is not None and code < 0:
+        return False, f"killed by signal {-code}"
+    return False, f"ended with exit code {code} before handing over its weights"

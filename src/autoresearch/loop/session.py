@@ -1,0 +1,483 @@
+"""A session's transitions: each reads the ledger, acts, and records, so that any of them can be run again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from autoresearch.contract.rules import Clock
+from autoresearch.loop.constants import read_constants
+from autoresearch.loop.proposers import PastExperiment
+from autoresearch.loop.referee import TRIAL_FOLDER_PREFIX, Arena, Glimpse, Order, run_trial
+from autoresearch.loop.sandbox import kill_leftover
+from autoresearch.loop.settings import Settings
+from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
+from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
+from autoresearch.records.run_report import RunIdentity, run_json, write_run, write_status
+from autoresearch.records.snapshots import store_checkpoint, write_snapshot
+from autoresearch.records.tables import write_tables
+from autoresearch.repository import Identity
+from autoresearch.vocabulary import (
+    LedgerError,
+    Outcome,
+    Proposal,
+    SessionStopped,
+    Slice,
+    Status,
+    Trial,
+    Verdict,
+    WorkspaceError,
+)
+from autoresearch.workspace import Workspace
+
+BASELINE = 0
+_RERUNS = 1  # times a disturbed run is repeated before it is taken as it is, marked
+_SPEED_BAND = 0.15  # of this commit's own median tokens/s: facts measured 0.94 and more of it when left alone
+
+
+class Reporter(Protocol):
+    """What a session tells whoever watches."""
+
+    def glimpse(self, values: Mapping[str, Any]) -> None:
+        """A running trial, about four times a second."""
+
+    def note(self, text: str) -> None:
+        """One line worth keeping on the screen."""
+
+
+class Stopped(Exception):
+    """The user asked to stop; nothing is lost."""
+
+
+class ResearchSession:
+    """One session on one branch. All state is in the ledger; this object only carries the doors to it."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        ledger: Ledger,
+        session: Session,
+        arena: Arena,
+        settings: Settings,
+        reporter: Reporter,
+        stop: threading.Event,
+    ) -> None:
+        self.workspace = workspace
+        self.ledger = ledger
+        self.session = session
+        self.arena = arena
+        self.settings = settings
+        self.reporter = reporter
+        self.stop = stop
+        self.policy = Policy(keep=settings.keep_probability, max_pairs=settings.max_pairs)
+
+    # -- what the ledger says -----------------------------------------------------------------------------------------
+
+    @property
+    def tag(self) -> str:
+        return self.session.tag
+
+    def incumbent(self) -> Experiment:
+        """The experiment that was kept last; the baseline before any other."""
+        kept = [found for found in self.ledger.experiments(self.tag) if found.status is Status.KEEP]
+        return kept[-1] if kept else self.ledger.experiment(self.tag, BASELINE)
+
+    def noise(self) -> Noise:
+        """Spread of one trial, pooled from every repeat under this fingerprint."""
+        groups = self.ledger.score_groups(self.session.fingerprint)
+        rules = self.arena.rules
+        return noise_of(groups, prior=rules.noise_prior, prior_weight=rules.noise_prior_weight)
+
+    def incumbent_estimate(self) -> Estimate:
+        """Mean val_bpb of the incumbent on the search slice: its place when it was kept, and its re-runs since."""
+        incumbent = self.incumbent()
+        noise = self.noise().sd
+        verdict = incumbent.verdict
+        prior = None
+        if incumbent.number != BASELINE and verdict and verdict.estimate is not None and verdict.interval:
+            prior = Estimate(verdict.estimate, (verdict.interval[1] - verdict.interval[0]) / (2 * 1.96))
+        purposes = (Purpose.CALIBRATE, Purpose.REFRESH)
+        scores = [
+            s
+            for row in self._trials_of(incumbent.commit_hash)
+            if row.purpose in purposes and (s := _score(row)) is not None
+        ]
+        found = estimate_of(scores, noise, prior)
+        if found is None:
+            raise LedgerError(
+                f"session {self.tag} has no score of its baseline", hint=f"autoresearch history {self.tag}"
+            )
+        return found
+
+    def _trials_of(self, commit: str | None) -> list[TrialRow]:
+        return [row for row in self.ledger.trials(self.tag) if row.commit_hash == commit]
+
+    def past(self) -> list[PastExperiment]:
+        """The session as a proposer may know it."""
+        return [
+            PastExperiment(
+                number=found.number,
+                description=found.proposal.description,
+                files=found.proposal.files,
+                details=found.proposal.details,
+                status=found.status,
+                val_bpb=found.verdict.estimate if found.verdict else None,
+                gain=found.verdict.gain if found.verdict else None,
+            )
+            for found in self.ledger.experiments(self.tag)
+            if found.number != BASELINE
+        ]
+
+    # -- transitions --------------------------------------------------------------------------------------------------
+
+    def recover(self) -> list[str]:
+        """Tidy what a kill left: running trials, folders, verdicts not yet settled. Says what it found."""
+        found: list[str] = []
+        for row in self.ledger.running_trials(self.tag):
+            alive = (
+                row.pid is not None and row.pid_created_at is not None and kill_leftover(row.pid, row.pid_created_at)
+            )
+            gone = Trial(Outcome.ABANDONED, reason="the session ended while it ran", seed=row.seed, slice=row.slice)
+            self.ledger.end_trial(row.id, gone, "")
+            found.append(
+                f"trial {row.id} of experiment {row.number} was cut off{', its process still ran and was ended' if alive else ''}; it is run again"
+            )
+        _remove_dead_folders()
+        for experiment in self.ledger.experiments(self.tag):
+            if experiment.state is State.JUDGED:
+                found.append(
+                    f"experiment {experiment.number} was judged ({experiment.status}) but not settled; settled now"
+                )
+                self.settle(experiment)
+        for line in found:
+            self.ledger.add_event(self.tag, line)
+        self.write_records()
+        return found
+
+    def open_experiment(self) -> Experiment | None:
+        """The experiment that was begun and not judged, if there is one."""
+        for experiment in self.ledger.experiments(self.tag):
+            if experiment.state in (State.PROPOSED, State.COMMITTED):
+                return experiment
+        return None
+
+    def calibrate(self, repeats: int) -> None:
+        """Run the incumbent until it has `repeats` undisturbed scores on the search slice.
+
+        Raises:
+            SessionStopped: it does not run.
+        """
+        incumbent = self.incumbent()
+        assert incumbent.commit_hash is not None
+        begun = [
+            row for row in self._trials_of(incumbent.commit_hash) if row.purpose is Purpose.CALIBRATE and row.trial
+        ]
+        scores = sum(_score(row) is not None for row in begun)
+        while scores < repeats:
+            seed = self.seed_for("calibrate", incumbent.number, scores)
+            what = f"{'baseline' if incumbent.number == BASELINE else 'incumbent'}, run {scores + 1} of {repeats}"
+            trial = self.run(incumbent, incumbent.number, Purpose.CALIBRATE, seed, Slice.SEARCH, what)
+            if trial.val_bpb is None:
+                raise SessionStopped(
+                    f"the {'baseline' if incumbent.number == BASELINE else 'incumbent'} does not run ({trial.outcome}: {trial.reason})\n{trial.log_tail}".rstrip(),
+                    hint=f"autoresearch train {self.session.entry}   (then commit the mended file and start a new tag)",
+                )
+            scores += 1
+
+    def settle_baseline(self) -> None:
+        """Judge the baseline from its calibration: it is kept, being the first incumbent."""
+        baseline = self.ledger.experiment(self.tag, BASELINE)
+        if baseline.state is State.COMMITTED:
+            noise = self.noise()
+            estimate = self.incumbent_estimate()
+            margin = 1.96 * estimate.error
+            verdict = Verdict(
+                status=Status.KEEP,
+                reason=f"baseline: mean {estimate.mean:.4f}, noise {noise.sd:.4f}",
+                estimate=estimate.mean,
+                interval=(-margin, margin),
+                gain=0.0,
+                noise=noise.sd,
+                num_trials=len(self._trials_of(baseline.commit_hash)),
+            )
+            self.conclude(baseline, verdict)
+
+    def refresh_if_due(self) -> None:
+        """Re-run the incumbent now and then: machines drift, and a lucky first score must not stay."""
+        incumbent = self.incumbent()
+        rows = self._trials_of(incumbent.commit_hash)
+        last = max((row.number for row in rows), default=0)
+        upcoming = self.next_number()
+        if upcoming - last > self.settings.refresh_every:
+            seed = self.seed_for("refresh", incumbent.number, upcoming)
+            self.run(incumbent, upcoming, Purpose.REFRESH, seed, Slice.SEARCH, f"incumbent #{incumbent.number} again")
+
+    def next_number(self) -> int:
+        return max(found.number for found in self.ledger.experiments(self.tag)) + 1
+
+    def propose(self, proposal: Proposal) -> Experiment:
+        """Record an idea against the incumbent."""
+        incumbent = self.incumbent().commit_hash
+        assert incumbent is not None
+        return self.ledger.propose(self.tag, self.next_number(), incumbent, proposal)
+
+    def commit(self, experiment: Experiment) -> Experiment:
+        """Make the candidate's commit and its ref. The user's checkout, index and branch do not move."""
+        if experiment.state is not State.PROPOSED:
+            return experiment
+        message = (
+            f"{experiment.proposal.description}\n\n"
+            f"Experiment {experiment.number} of session {self.tag}, proposed by {experiment.proposal.proposer}.\n"
+        )
+        repository = self.workspace.repository
+        commit = repository.commit_files(
+            experiment.incumbent,
+            self.workspace.in_repository(experiment.proposal.files),
+            message,
+            identity=Identity(**self.session.author),
+            when=int(datetime.fromisoformat(experiment.proposed_at).timestamp()),
+        )
+        repository.set_ref(f"refs/autoresearch/{self.tag}/{experiment.number}", commit)
+        self.ledger.committed(self.tag, experiment.number, commit)
+        return self.ledger.experiment(self.tag, experiment.number)
+
+    def try_out(self, experiment: Experiment) -> Verdict:
+        """Run trials of a committed candidate until a verdict is reached; trials already done are not run again."""
+        number = experiment.number
+        first = self._done(number, Purpose.FIRST)
+        if first is None:
+            seed = self.seed_for("first", number, 0)
+            first = self.run(experiment, number, Purpose.FIRST, seed, Slice.SEARCH, experiment.proposal.description)
+        if first.val_bpb is None:
+            return judge_failure(first.outcome, first.reason)
+        incumbent = self._experiment_of(experiment.incumbent)
+        pairs: list[tuple[float, float]] = []
+        while True:
+            noise = self.noise().sd
+            verdict = judge(Evidence(self.incumbent_estimate(), [first.val_bpb], pairs, noise), self.policy)
+            if verdict.status is not None:
+                return verdict
+            seed = self.seed_for("pair", number, len(pairs))
+            described = f"{experiment.proposal.description} (repeat {len(pairs) + 1})"
+            arms = []
+            for purpose, who in ((Purpose.PAIR, experiment), (Purpose.PAIRED_INCUMBENT, incumbent)):
+                trial = self._done(number, purpose, len(pairs))
+                if trial is None:
+                    trial = self.run(who, number, purpose, seed, Slice.CONFIRM, described)
+                arms.append(trial)
+            candidate, opponent = arms
+            if candidate.val_bpb is None:
+                return judge_failure(candidate.outcome, f"on a repeat: {candidate.reason}")
+            if opponent.val_bpb is None:
+                raise SessionStopped(
+                    f"the incumbent (experiment {incumbent.number}) no longer runs ({opponent.outcome}: {opponent.reason})\n{opponent.log_tail}".rstrip(),
+                    hint=f"autoresearch research {self.tag} --resume   (when the machine is well again)",
+                )
+            pairs.append((candidate.val_bpb, opponent.val_bpb))
+
+    def conclude(self, experiment: Experiment, verdict: Verdict) -> Experiment:
+        """Record the verdict, then settle it."""
+        self.ledger.judged(self.tag, experiment.number, verdict)
+        return self.settle(self.ledger.experiment(self.tag, experiment.number))
+
+    def settle(self, experiment: Experiment) -> Experiment:
+        """Move the branch for a keep, mark the experiment settled, and write its records. Safe to repeat."""
+        if experiment.status is Status.KEEP:
+            assert experiment.commit_hash is not None
+            self._advance_branch(experiment.incumbent, experiment.commit_hash)
+        self.ledger.settled(self.tag, experiment.number)
+        self.ledger.back_up()
+        self.write_records()
+        self.write_snapshot(experiment)
+        return self.ledger.experiment(self.tag, experiment.number)
+
+    def _advance_branch(self, old: str, new: str) -> None:
+        ref = f"refs/heads/{self.session.branch}"
+        stands = self.workspace.repository.resolve(ref)
+        if stands == new:
+            return
+        if stands != old:
+            raise WorkspaceError(
+                f"branch {self.session.branch} was moved to {(stands or 'nowhere')[:10]} by someone else; this session left it at {old[:10]}",
+                hint=f"git branch -f {self.session.branch} {old[:10]} && autoresearch research {self.tag} --resume",
+            )
+        self.workspace.repository.set_ref(ref, new, expect=old)
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+
+    def seed_for(self, purpose: str, number: int, repeat: int) -> int:
+        """The seed of one trial: from the session's, so that research cannot choose it."""
+        text = f"{self.settings.seed}/{self.tag}/{purpose}/{number}/{repeat}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 2**31
+
+    def run(self, who: Experiment, number: int, purpose: Purpose, seed: int, part: Slice, what: str) -> Trial:
+        """One trial of a commit, repeated when the neighbours disturbed it.
+
+        Raises:
+            Stopped: the user asked to stop; the trial is recorded as abandoned and will be run again.
+        """
+        for attempt in range(_RERUNS + 1):
+            trial = self._run_once(who, number, purpose, seed, part, what)
+            if trial.outcome is Outcome.ABANDONED:
+                raise Stopped
+            if not trial.disturbed or attempt == _RERUNS:
+                break
+            self.reporter.note(f"disturbed, run again: {trial.disturbed}")
+        return trial
+
+    def _run_once(self, who: Experiment, number: int, purpose: Purpose, seed: int, part: Slice, what: str) -> Trial:
+        assert who.commit_hash is not None
+        files = {self.session.entry: self._text_of(who)}
+        trial_id = self.ledger.start_trial(
+            self.tag, number, who.commit_hash, purpose, seed, part, self.session.fingerprint
+        )
+        identity = RunIdentity(
+            session=self.session,
+            experiment=number,
+            trial_id=trial_id,
+            commit=who.commit_hash,
+            description=what,
+            purpose=purpose,
+            seed=seed,
+            slice=part,
+            started_at=now(),
+            hyperparameters=self._hyperparameters(files[self.session.entry]),
+        )
+        write_run(self.workspace.data_dir, run_json(identity, None))
+        done = run_trial(
+            self.arena,
+            Order(files, self.session.entry, seed, part),
+            self.workspace.run_log_path,
+            on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
+            on_glimpse=lambda glimpse: self._show(glimpse, number, purpose, what),
+            stop=self.stop,
+        )
+        trial = self._against_its_peers(done.trial, who.commit_hash)
+        if done.weights is not None and purpose in (Purpose.CALIBRATE, Purpose.FIRST, Purpose.PAIR):
+            # stored for every finished candidate; those of discarded ones are dropped with the verdict
+            store_checkpoint(self.workspace.checkpoints_dir, done.weights)
+        self.ledger.end_trial(trial_id, trial, done.log)
+        write_run(self.workspace.data_dir, run_json(identity, trial))
+        return trial
+
+    def _text_of(self, who: Experiment) -> str:
+        text = who.proposal.files.get(self.session.entry)
+        return text if text is not None else self.workspace.read_surface(who.commit_hash or "", self.session.entry)
+
+    def _hyperparameters(self, source: str) -> dict[str, Any]:
+        try:
+            found = read_constants(source, self.session.preset)
+        except SyntaxError:
+            return {}  # the trial says so itself
+        return {name: literal.value for name, literal in found.literals.items()}
+
+    def _against_its_peers(self, trial: Trial, commit: str) -> Trial:
+        """The trial with its speed beside the baseline's, and marked when it is far off its own commit's usual speed."""
+        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
+        usual = _median_speed(self._trials_of(baseline))
+        trial = replace(trial, speed_vs_baseline=trial.tok_sec / usual if usual and trial.tok_sec else None)
+        own = _median_speed(self._trials_of(commit))
+        counts_steps = self.arena.rules.clock is Clock.STEPS  # speed does not touch the score there
+        if trial.val_bpb is None or trial.disturbed or not own or counts_steps:
+            return trial
+        ratio = trial.tok_sec / own
+        if abs(ratio - 1) > _SPEED_BAND:
+            return replace(trial, disturbed=f"ran at {ratio:.0%} of this commit's usual {own:,.0f} tokens/s")
+        return trial
+
+    def _done(self, number: int, purpose: Purpose, repeat: int = 0) -> Trial | None:
+        """The accepted trial of that purpose, when it was run before a resume."""
+        seed = {
+            Purpose.FIRST: self.seed_for("first", number, 0),
+        }.get(purpose, self.seed_for("pair", number, repeat))
+        rows = [
+            row
+            for row in self.ledger.trials(self.tag, number)
+            if row.purpose is purpose and row.seed == seed and row.trial
+        ]
+        ended = [row.trial for row in rows if row.trial and row.trial.outcome is not Outcome.ABANDONED]
+        settled = [trial for trial in ended if not trial.disturbed]
+        if settled:
+            return settled[-1]
+        return ended[-1] if len(ended) > _RERUNS else None
+
+    def _experiment_of(self, commit: str) -> Experiment:
+        found = [e for e in self.ledger.experiments(self.tag) if e.commit_hash == commit]
+        if not found:
+            raise LedgerError(
+                f"no experiment of {self.tag} made commit {commit[:10]}", hint=f"autoresearch history {self.tag}"
+            )
+        return found[0]
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def write_records(self) -> None:
+        """Tables and the agent's status, from the ledger."""
+        results = [self.workspace.results_path, self.workspace.session_dir(self.tag) / "results.tsv"]
+        write_tables(
+            self.ledger,
+            self.tag,
+            results=results,
+            history_path=self.workspace.history_path,
+            log_path=self.workspace.log_path,
+        )
+
+    def write_snapshot(self, experiment: Experiment) -> None:
+        """logs/<tag>/<number>/ of one experiment."""
+        diff = ""
+        if experiment.commit_hash and experiment.commit_hash != experiment.incumbent:
+            diff = self.workspace.repository.diff(experiment.incumbent, experiment.commit_hash)
+        write_snapshot(
+            self.workspace.snapshot_dir(self.tag, experiment.number),
+            self.ledger,
+            self.session,
+            experiment,
+            diff=diff,
+            checkpoints_dir=self.workspace.checkpoints_dir,
+        )
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        """Keep checkpoints of incumbents only: those of judged, discarded candidates go."""
+        kept = {e.commit_hash for e in self.ledger.experiments(self.tag) if e.status in (Status.KEEP, None)}
+        for row in self.ledger.trials(self.tag):
+            if row.trial and row.trial.weights_sha256 and row.commit_hash not in kept:
+                (self.workspace.checkpoints_dir / f"{row.trial.weights_sha256}.safetensors").unlink(missing_ok=True)
+
+    def _show(self, glimpse: Glimpse, number: int, purpose: Purpose, what: str) -> None:
+        """Pass a running trial's state on, with what the session knows besides."""
+        self.reporter.glimpse({"glimpse": glimpse, "experiment": number, "purpose": purpose, "description": what})
+
+    def write_status(self, name: str, values: Mapping[str, Any]) -> None:
+        """One status file at the workspace's root and the session's own copy."""
+        write_status([self.workspace.status_path(name), self.workspace.status_path(name, self.tag)], values)
+
+
+def _score(row: TrialRow) -> float | None:
+    """The row's score when it says something about its commit: finished, and left alone by the neighbours."""
+    return row.trial.val_bpb if row.trial and not row.trial.disturbed else None
+
+
+def _median_speed(rows: list[TrialRow]) -> float | None:
+    speeds = [
+        row.trial.tok_sec for row in rows if row.trial and row.trial.val_bpb is not None and not row.trial.disturbed
+    ]
+    return statistics.median(speeds) if speeds else None
+
+
+def _remove_dead_folders() -> None:
+    """Remove trial folders whose referee is gone: their names carry its process number."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{TRIAL_FOLDER_PREFIX}*"):
+        owner = folder.name.removeprefix(TRIAL_FOLDER_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""Session settings: one frozen dataclass, from [tool.autoresearch], then the environment, then flags."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from autoresearch.vocabulary import UsageError
+
+ENVIRONMENT_PREFIX = "AUTORESEARCH_"
+# Named by other parts of the program; not session settings, though they share the prefix.
+_OTHER_VARIABLES = frozenset({"BACKEND", "CACHE", "DEBUG"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session is run. None means: no limit, or decided by what is found on this machine.
+
+    contract: preset name. dataset: corpus name. proposer: who has the ideas. file: the experiment file.
+    experiments, hours: limits. seed: of the session; every trial's seed comes from it. calibration: baseline repeats.
+    keep_probability: provisional keeps. max_pairs: most repeats of one idea. refresh_every: re-run the incumbent after
+    so many experiments. crash_streak: stop after so many crashes in a row. threads: CPU threads of a candidate.
+    """
+
+    contract: str | None = None
+    dataset: str | None = None
+    proposer: str = "search"
+    program: str = "model"
+    file: str = "train.py"
+    experiments: int | None = None
+    hours: float | None = None
+    seed: int = 0
+    calibration: int = 3
+    keep_probability: float = 0.8
+    max_pairs: int = 3
+    refresh_every: int = 8
+    crash_streak: int = 8
+    threads: int = 1
+
+
+def known_settings() -> tuple[str, ...]:
+    return tuple(f.name for f in fields(Settings))
+
+
+def load_settings(table: Mapping[str, Any], environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Settings in force; later sources win, and a flag of None is one that was not given.
+
+    Raises:
+        UsageError: an unknown key (the message names the known ones), or a value of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values[_known(key, "[tool.autoresearch] in pyproject.toml")] = value
+    for variable, text in environment.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name != variable and name not in _OTHER_VARIABLES:
+            values[_known(name.lower(), f"environment variable {variable}")] = text
+    values.update({key: value for key, value in flags.items() if value is not None})
+    hints = typing.get_type_hints(Settings)
+    return _checked(Settings(**{key: _converted(key, value, hints[key]) for key, value in values.items()}))
+
+
+def _known(key: str, where: str) -> str:
+    if key not in known_settings():
+        raise UsageError(
+            f"{where}: unknown setting {key!r}; known: {', '.join(known_settings())}",
+            hint="autoresearch research --help",
+        )
+    return key
+
+
+def _converted(key: str, value: Any, hint: Any) -> Any:
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType]
+    kind = kinds[0]
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    try:
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            return float(value)
+        if kind is int and isinstance(value, str):
+            return int(value)
+    except ValueError:
+        pass  # said below, with the key's name
+    raise UsageError(f"setting {key} = {value!r} is not {_article(kind.__name__)}", hint="autoresearch research --help")
+
+
+def _article(kind: str) -> str:
+    return {"int": "a whole number", "float": "a number", "str": "a text"}[kind]
+
+
+def _checked(settings: Settings) -> Settings:
+    positive = ("experiments", "hours", "calibration", "max_pairs", "refresh_every", "crash_streak", "threads")
+    for key in positive:
+        value = getattr(settings, key)
+        if value is not None and value <= 0:
+            raise UsageError(f"setting {key} = {value} must be more than zero", hint="autoresearch research --help")
+    if settings.calibration < 2:
+        raise UsageError(
+            "setting calibration must be at least 2: one run says nothing about noise", hint="--calibration 3"
+        )
+    if not 0.5 < settings.keep_probability < 1:
+        raise UsageError("setting keep_probability must be between 0.5 and 1", hint="--keep-probability 0.8")
+    return settings

@@ -1,0 +1,81 @@
+"""logs/<tag>/<number>/: one experiment, whole. Written from ledger, git and the checkpoint store, again at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from autoresearch.files import disk_error, write_json, write_whole
+from autoresearch.records.ledger import Experiment, Ledger, Session
+from autoresearch.records.tables import result_row
+from autoresearch.vocabulary import Status
+
+
+def store_checkpoint(checkpoints_dir: Path, weights: bytes) -> str:
+    """Keep weights under their sha256, out of reach of a git clean; returns the hash.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    digest = hashlib.sha256(weights).hexdigest()
+    path = checkpoints_dir / f"{digest}.safetensors"
+    if not path.exists():
+        write_whole(path, weights)
+    return digest
+
+
+def write_snapshot(
+    folder: Path, ledger: Ledger, session: Session, experiment: Experiment, *, diff: str, checkpoints_dir: Path
+) -> None:
+    """Write every file of one experiment's snapshot that is missing or stale.
+
+    Raises:
+        DiskError: the disk is full or the folder is read-only.
+    """
+    trials = ledger.trials(session.tag, experiment.number)
+    for name, text in experiment.proposal.files.items():
+        write_whole(folder / Path(name).name, text)
+    write_whole(folder / "diff.patch", diff)
+    write_json(folder / "settings.json", {"settings": session.settings, "machine": session.machine})
+    contract = {"preset": session.preset, "fingerprint": session.fingerprint, **session.hashes}
+    write_json(folder / "fingerprint.json", contract)
+    own = [row for row in trials if row.commit_hash == experiment.commit_hash]
+    for count, row in enumerate(own, start=1):
+        name = "run.log" if count == 1 else f"run.{count}.log"
+        write_whole(folder / name, ledger.trial_log(row.id))
+    metrics = {
+        "tag": session.tag,
+        "experiment": experiment.number,
+        "commit": experiment.commit_hash,
+        "incumbent": experiment.incumbent,
+        "description": experiment.proposal.description,
+        "proposer": experiment.proposal.proposer,
+        "status": experiment.status,
+        "verdict": asdict(experiment.verdict) if experiment.verdict else None,
+        "row": asdict(result_row(experiment, trials)) if experiment.status else None,
+        "trials": [asdict(row) for row in trials],
+    }
+    write_json(folder / "metrics.json", metrics)
+    if experiment.status is Status.KEEP:
+        _link_checkpoint(folder, checkpoints_dir, [row.trial.weights_sha256 for row in own if row.trial])
+
+
+def _link_checkpoint(folder: Path, checkpoints_dir: Path, hashes: list[str]) -> None:
+    """checkpoint.safetensors beside the snapshot: a hard link where the file system can, else a copy."""
+    stored = [path for digest in hashes if digest and (path := checkpoints_dir / f"{digest}.safetensors").is_file()]
+    if not stored:
+        return
+    target = folder / "checkpoint.safetensors"
+    fresh = folder / ".checkpoint.new"
+    try:
+        fresh.unlink(missing_ok=True)
+        try:
+            os.link(stored[-1], fresh)
+        except OSError:
+            shutil.copyfile(stored[-1], fresh)  # another file system, or one without links
+        os.replace(fresh, target)
+    except OSError as error:
+        raise disk_error(error, target) from error

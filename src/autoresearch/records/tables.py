@@ -1,0 +1,187 @@
+"""results.tsv, results_history.tsv and EXPERIMENT_LOG.md, written from the ledger and mended from it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch.files import append_whole, write_whole
+from autoresearch.records.escape import markdown, one_line, quoted_block
+from autoresearch.records.ledger import Experiment, Ledger, TrialRow
+from autoresearch.vocabulary import Status
+
+# The first six by the names this field's scripts look for; after them our own.
+COLUMNS = (
+    "commit",
+    "val_bpb",
+    "memory_gb",
+    "avg_tok_sec",
+    "status",
+    "description",
+    "experiment",
+    "trials",
+    "estimate",
+    "interval",
+    "p_better",
+    "sealed",
+    "seconds",
+    "cost_usd",
+)
+HISTORY_COLUMNS = (*COLUMNS, "tag", "judged_at")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One experiment as the tables show it. None is a missing number; files spell a crash's as the field does, 0.000000."""
+
+    commit: str
+    val_bpb: float | None
+    memory_gb: float | None
+    avg_tok_sec: float | None
+    status: Status
+    description: str
+    experiment: int
+    trials: int
+    estimate: float | None
+    interval: tuple[float, float] | None
+    gain: float | None
+    p_better: float | None
+    sealed: str
+    seconds: float
+    cost_usd: float
+    tag: str
+    judged_at: str
+    reason: str
+    log_tail: str
+
+
+def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
+    """The row of a judged experiment from its own trials (the incumbent's paired runs count in `seconds` only)."""
+    assert experiment.status is not None and experiment.verdict is not None, "only judged experiments have a row"
+    own = [row.trial for row in trials if row.trial and row.commit_hash == experiment.commit_hash]
+    first = next((trial for trial in own if trial.val_bpb is not None), None)
+    verdict = experiment.verdict
+    last = own[-1] if own else None
+    return ResultRow(
+        commit=(experiment.commit_hash or "")[:7] or "none",
+        val_bpb=first.val_bpb if first else None,
+        memory_gb=max(trial.peak_memory_mb for trial in own) / 1024 if first else None,
+        avg_tok_sec=first.tok_sec if first else None,
+        status=experiment.status,
+        description=one_line(experiment.proposal.description),
+        experiment=experiment.number,
+        trials=len(own),
+        estimate=verdict.estimate,
+        interval=verdict.interval,
+        gain=verdict.gain,
+        p_better=verdict.p_better,
+        sealed=last.sealed if last else "not run",
+        seconds=math.fsum(row.trial.total_seconds for row in trials if row.trial),
+        cost_usd=0.0,
+        tag=experiment.tag,
+        judged_at=experiment.judged_at or "",
+        reason=one_line(verdict.reason),
+        log_tail=last.log_tail if last and experiment.status is Status.CRASH else "",
+    )
+
+
+def result_rows(ledger: Ledger, tag: str) -> list[ResultRow]:
+    """Rows of one session, in order of its experiments."""
+    judged = [experiment for experiment in ledger.experiments(tag) if experiment.status]
+    return [result_row(experiment, ledger.trials(tag, experiment.number)) for experiment in judged]
+
+
+def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
+    """One row as a line. A description cannot break it: tabs, newlines and control characters are gone."""
+    crashed = row.val_bpb is None
+    cells = [
+        row.commit,
+        "0.000000" if crashed else f"{row.val_bpb:.6f}",
+        "0.0" if row.memory_gb is None else f"{row.memory_gb:.1f}",
+        "0" if row.avg_tok_sec is None else f"{row.avg_tok_sec:.0f}",
+        str(row.status),
+        row.description,
+        str(row.experiment),
+        str(row.trials),
+        "" if row.estimate is None else f"{row.estimate:.6f}",
+        "" if row.interval is None else f"{row.interval[0]:+.6f}..{row.interval[1]:+.6f}",
+        "" if row.p_better is None else f"{row.p_better:.3f}",
+        row.sealed,
+        f"{row.seconds:.1f}",
+        f"{row.cost_usd:.4f}",
+    ]
+    if with_tag:
+        cells += [row.tag, row.judged_at]
+    return "\t".join(cells) + "\n"
+
+
+def results_text(rows: list[ResultRow]) -> str:
+    """results.tsv: the session in force, header first."""
+    return "\t".join(COLUMNS) + "\n" + "".join(tsv_line(row, with_tag=False) for row in rows)
+
+
+def history_text(rows: list[ResultRow]) -> str:
+    """results_history.tsv: every row of every session in the order of their verdicts."""
+    return "\t".join(HISTORY_COLUMNS) + "\n" + "".join(tsv_line(row, with_tag=True) for row in rows)
+
+
+def log_entry(row: ResultRow) -> str:
+    """One experiment's entry of EXPERIMENT_LOG.md, its separator included."""
+    lines = [
+        f"## {row.tag} #{row.experiment}: {markdown(row.description)}",
+        "",
+        f"**{row.status}** · {markdown(row.reason)}",
+        "",
+    ]
+    lines.append(
+        f"- commit `{row.commit}`, {row.trials} trial{'s' if row.trials != 1 else ''}, {row.seconds:.0f} s, {row.judged_at}"
+    )
+    if row.val_bpb is not None:
+        lines.append(f"- val_bpb {row.val_bpb:.6f}, {row.avg_tok_sec:,.0f} tokens/s, {row.memory_gb:.1f} GB")
+    if row.estimate is not None and row.interval is not None and row.gain is not None:
+        lines.append(
+            f"- estimated mean {row.estimate:.4f}, gain {row.gain:+.4f} (95 %: {row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
+        )
+    lines.append(f"- sealed: {markdown(row.sealed)}")
+    if row.log_tail:
+        lines += ["- the end of its log, as quoted data:", "", quoted_block(row.log_tail)]
+    return "\n".join(lines) + "\n\n---\n\n"
+
+
+def log_text(rows: list[ResultRow]) -> str:
+    """EXPERIMENT_LOG.md from its first line."""
+    head = "# Experiment log\n\nOne entry per verdict, oldest first. Written from the ledger.\n\n---\n\n"
+    return head + "".join(log_entry(row) for row in rows)
+
+
+def write_tables(ledger: Ledger, tag: str, *, results: list[Path], history_path: Path, log_path: Path) -> None:
+    """Bring all tables up to the ledger: results whole, history and log by appending what they lack.
+
+    Raises:
+        DiskError: a file could not be written; running it again later brings it up to date.
+    """
+    text = results_text(result_rows(ledger, tag))
+    for path in results:
+        write_whole(path, text)
+    every = [result_row(found, ledger.trials(found.tag, found.number)) for found in ledger.judged_experiments()]
+    _append_missing(history_path, history_text(every))
+    _append_missing(log_path, log_text(every))
+
+
+def _append_missing(path: Path, wanted: str) -> None:
+    """Make the file read `wanted` by appending only; a torn tail is mended, a stranger's file is set aside whole."""
+    if not path.exists():
+        write_whole(path, wanted)
+        return
+    data = wanted.encode()
+    present = path.read_bytes()
+    if data.startswith(present):
+        if len(present) < len(data):
+            append_whole(path, data[len(present) :].decode())
+        return
+    if not present.startswith(data):
+        os.replace(path, path.with_name(f"{path.name}.{time.time_ns()}.found"))
+    write_whole(path, wanted)

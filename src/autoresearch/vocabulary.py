@@ -1,0 +1,150 @@
+"""The nouns of the program and its one error tree. Standard library only; everything else may import this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How one trial ended. A candidate's failure is one of these values, never an exception of ours."""
+
+    FINISHED = "finished"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed out"
+    DIVERGED = "diverged"
+    REJECTED = "rejected"
+    ABANDONED = "abandoned"  # stopped by us or by the user: says nothing about the candidate
+
+
+class Status(StrEnum):
+    """The verdict on one experiment, spelled as the field's `status` column spells it."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+
+
+class Slice(StrEnum):
+    """The three parts of the validation text."""
+
+    SEARCH = "search"  # every trial
+    CONFIRM = "confirm"  # repeats before a keep, both arms
+    CERTIFY = "certify"  # only by the command of that name
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One idea: the new text of each file it edits, and one line that says what it is.
+
+    `details` is the proposer's own bookkeeping (JSON values only); it travels through the ledger and comes back to the
+    same proposer with the experiment's result.
+    """
+
+    description: str
+    files: dict[str, str]
+    proposer: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One ordered run of one commit: what the referee measured, and nothing the candidate said about its score.
+
+    val_bpb is None unless the outcome is FINISHED. Seconds are wall seconds unless named otherwise; memory is MiB.
+    `claimed` holds the numbers of the candidate's own summary block: shown, never decided on.
+    """
+
+    outcome: Outcome
+    val_bpb: float | None = None
+    reason: str = ""
+    seed: int = 0
+    slice: Slice = Slice.SEARCH
+    num_steps: int = 0
+    num_tokens: int = 0
+    budget_used: float = 0.0  # in the contract's clock: seconds, CPU seconds or steps
+    training_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    exam_seconds: float = 0.0
+    feeder_wait_seconds: float = 0.0
+    total_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    cpu_share: float | None = None  # CPU seconds / wall seconds while training; None where it cannot be read
+    tok_sec: float = 0.0  # tokens per second of the contract's clock (per CPU second on `tiny`)
+    speed_vs_baseline: float | None = None  # tok_sec over the baseline's median
+    peak_memory_mb: float = 0.0
+    disturbed: str = ""  # why the neighbours spoiled this run, or empty
+    sealed: str = "none"
+    weights_sha256: str = ""
+    audited_positions: int = 0
+    prefix_pairs: int = 0
+    largest_deviation: float | None = None
+    claimed: dict[str, float] = field(default_factory=dict)
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `judge` answers, with the numbers it used. `status` is None while another repeat is asked for."""
+
+    status: Status | None
+    reason: str
+    p_better: float | None = None
+    estimate: float | None = None  # estimated mean val_bpb of the candidate on the search slice
+    interval: tuple[float, float] | None = None  # 95 % interval of the gain (incumbent minus candidate)
+    gain: float | None = None  # estimated gain over the incumbent, positive is better
+    noise: float | None = None  # standard deviation of one trial that was used
+    num_trials: int = 0
+
+
+class AutoresearchError(Exception):
+    """Root of every error this program raises on purpose. `hint` is the next thing to type."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  next: {self.hint}" if self.hint else self.message
+
+
+class UsageError(AutoresearchError):
+    """The command line or the settings name something that does not exist."""
+
+    exit_code = 2
+
+
+class WorkspaceError(AutoresearchError):
+    """The workspace or its git repository is not in a state we can work with."""
+
+
+class ScopeError(AutoresearchError):
+    """An edit touches a file outside its program's scope."""
+
+
+class DataMissing(AutoresearchError):
+    """No prepared data, no shards, or no tokenizer."""
+
+
+class DataCorrupt(AutoresearchError):
+    """A shard, tokenizer or prepared file is truncated or altered."""
+
+
+class LedgerError(AutoresearchError):
+    """The ledger cannot be read or written."""
+
+
+class SessionBusy(AutoresearchError):
+    """Another process holds this session's lock."""
+
+
+class ProposerExhausted(AutoresearchError):
+    """The proposer has nothing new to offer."""
+
+
+class SessionStopped(AutoresearchError):
+    """The session ended itself: a streak of crashes, or a baseline that does not run."""

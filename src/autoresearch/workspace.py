@@ -1,0 +1,238 @@
+"""Where a workspace keeps its files, and the one truth about who may edit what."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoresearch.repository import Repository, start_repository
+from autoresearch.vocabulary import ScopeError, UsageError, WorkspaceError
+
+# The one truth: which files each program may edit. Banners, programs, plugin and sandbox are tested against it.
+SCOPES: Mapping[str, tuple[str, ...]] = {
+    "model": ("train.py", "train_mlx.py"),
+    "data": ("prepare.py", "data_sources.py"),
+}
+BRANCH_PREFIX: Mapping[str, str] = {"model": "autoresearch", "data": "autoresearch-data"}
+
+
+def banner_for(program: str) -> str:
+    """Line 1 of every surface file that this program edits."""
+    page = {"model": "program.md", "data": "program_data.md"}[program]
+    return f"# Edited by the {program} program ({page}). Everything in this file may change; no other file may."
+
+
+def check_scope(program: str, paths: list[str]) -> None:
+    """Pass when every path is one that the program may edit.
+
+    Raises:
+        ScopeError: names the first that is not.
+    """
+    allowed = SCOPES[program]
+    outside = [path for path in paths if path not in allowed]
+    if outside:
+        raise ScopeError(
+            f"the {program} program may edit {' and '.join(allowed)}, and this edit touches {outside[0]!r}",
+            hint=f"git checkout -- {outside[0]}",
+        )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A git repository with surface files, and every path that a session writes in it."""
+
+    root: Path
+    repository: Repository
+
+    @property
+    def state_dir(self) -> Path:
+        """Our folder inside the common git directory: no checkout, reset or clean reaches it."""
+        return self.repository.common_dir / "autoresearch"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.state_dir / "ledger.sqlite3"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.state_dir / "checkpoints"
+
+    def lock_path(self, tag: str) -> Path:
+        return self.state_dir / f"{tag}.lock"
+
+    @property
+    def results_path(self) -> Path:
+        return self.root / "results.tsv"
+
+    @property
+    def history_path(self) -> Path:
+        return self.root / "results_history.tsv"
+
+    @property
+    def log_path(self) -> Path:
+        return self.root / "EXPERIMENT_LOG.md"
+
+    @property
+    def run_log_path(self) -> Path:
+        return self.root / "run.log"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def chart_path(self) -> Path:
+        return self.root / "progress.png"
+
+    def session_dir(self, tag: str) -> Path:
+        return self.root / "logs" / tag
+
+    def snapshot_dir(self, tag: str, number: int) -> Path:
+        return self.session_dir(tag) / str(number)
+
+    def status_path(self, name: str, tag: str | None = None) -> Path:
+        """`train_status.txt` and its like: the newest at the root, each session's own under logs/."""
+        folder = self.root if tag is None else self.session_dir(tag)
+        return folder / f"{name}_status.txt"
+
+    def settings(self) -> dict[str, Any]:
+        """The table [tool.autoresearch] of the workspace's pyproject.toml; empty when there is none.
+
+        Raises:
+            WorkspaceError: the file is not valid TOML.
+        """
+        path = self.root / "pyproject.toml"
+        if not path.is_file():
+            return {}
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise WorkspaceError(
+                f"{path} cannot be read: {error}", hint=f"mend {path.name}, or git checkout -- {path.name}"
+            ) from error
+        settings = table.get("tool", {}).get("autoresearch", {})
+        return settings if isinstance(settings, dict) else {}
+
+    def check_writable(self) -> None:
+        """Pass when records can be written here.
+
+        Raises:
+            WorkspaceError: the workspace or its git directory is read-only.
+        """
+        for folder in (self.root, self.repository.common_dir):
+            if not os.access(folder, os.W_OK) or _read_only_filesystem(folder):
+                raise WorkspaceError(
+                    f"{folder} is read-only, and a session writes its record there",
+                    hint=f"chmod u+w {folder}   (or clone the workspace to a folder of your own)",
+                )
+
+    def read_surface(self, commit: str, name: str) -> str:
+        """Text of one surface file at a commit.
+
+        Raises:
+            UsageError: no such file there.
+        """
+        text = self.repository.read_blob(commit, self._path_in_repository(name))
+        if text is None:
+            raise UsageError(
+                f"{name} is not in commit {commit[:10]}", hint=f"git add {name} && git commit -m 'add {name}'"
+            )
+        return text
+
+    def _path_in_repository(self, name: str) -> str:
+        return (self.root.resolve() / name).relative_to(self.repository.toplevel.resolve()).as_posix()
+
+    def in_repository(self, files: Mapping[str, str]) -> dict[str, str]:
+        """The same files under their paths from the repository's top."""
+        return {self._path_in_repository(name): text for name, text in files.items()}
+
+    def dirty_surface(self, names: tuple[str, ...]) -> list[str]:
+        """Which of these surface files the user has changed without committing."""
+        dirty = set(self.repository.dirty_paths())
+        return [name for name in names if self._path_in_repository(name) in dirty]
+
+
+def open_workspace(start: Path | None = None) -> Workspace:
+    """The workspace that holds `start` (default: the current folder): the nearest folder upward with a train.py.
+
+    Raises:
+        WorkspaceError: no git repository here, or no train.py in it.
+    """
+    here = (start or Path.cwd()).absolute()
+    repository = Repository(here)
+    top = repository.toplevel.resolve()
+    folder = here.resolve()
+    while True:
+        if any((folder / name).is_file() for name in SCOPES["model"]):
+            return Workspace(folder, repository)
+        if folder == top or folder.parent == folder:
+            break
+        folder = folder.parent
+    raise WorkspaceError(
+        f"no train.py in {here} or above it: this is not a workspace", hint="autoresearch init mylab && cd mylab"
+    )
+
+
+def _read_only_filesystem(folder: Path) -> bool:
+    """True where the file system is mounted read-only (root passes os.access there)."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+# -- making a workspace -------------------------------------------------------------------------------------------------
+
+# Files a new workspace starts with; the wheel carries the same ones (a test compares this with pyproject.toml).
+WORKSPACE_FILES = ("train.py", "prepare.py", "data_sources.py", "program.md", ".gitignore")
+
+_PYPROJECT = """\
+[project]
+name = "{name}"
+version = "0"
+requires-python = ">=3.11"
+dependencies = ["{requirement}"]
+
+[tool.uv]
+package = false
+
+[tool.autoresearch]
+"""
+
+
+def template_path(name: str) -> Path:
+    """Where this installation keeps one workspace file: in the wheel, or at the root of its checkout.
+
+    Raises:
+        WorkspaceError: the installation has lost it.
+    """
+    package = Path(__file__).resolve().parent
+    for path in (package / "_workspace" / name, package.parents[1] / name):
+        if path.is_file():
+            return path
+    raise WorkspaceError(f"this installation has no {name}", hint="pip install --force-reinstall autoresearch")
+
+
+def create_workspace(folder: Path, *, requirement: str) -> list[str]:
+    """Make `folder` a workspace in a git repository of its own, with a first commit. Returns what it holds.
+
+    Raises:
+        WorkspaceError: the folder is not empty, or git does not know the user.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(f"{folder} exists and is not empty", hint=f"autoresearch init {folder.name}-2")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in WORKSPACE_FILES:
+        (folder / name).write_bytes(template_path(name).read_bytes())
+    text = _PYPROJECT.format(
+        name=re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-") or "lab", requirement=requirement
+    )
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    made = [*WORKSPACE_FILES, "pyproject.toml"]
+    start_repository(folder, made)
+    return made

@@ -1,0 +1,778 @@
+# Edited by the model program (program.md). Everything in this file may change; no other file may.
+"""
+The experiment: a GPT, its optimizer and its training loop, in one file. Run it with `python train.py`.
+
+Covered: pretraining for a fixed budget on one device (CUDA, Apple's MPS, or CPU), then one score, val_bpb, lower is
+better. Not covered: the clock, the text and the score, which belong to the referee and come through `prepare`:
+
+    make_dataloader   hands out batches and ends when the budget is spent; its `.progress` drives the schedules
+    evaluate_bpb      takes the weights over and asks `model(inputs)` for logits
+
+The model and its optimizer are the published ones of karpathy/autoresearch and nanochat, written anew. Two differences:
+a window of w means exactly w keys (theirs w + 1), and the reported loss is the mean over all micro-steps of a step.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from prepare import MAX_SEQ_LEN, PRESET, SEED, TIME_BUDGET, Tokenizer, evaluate_bpb, make_dataloader
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hyperparameters
+# Plain literals, for the preset `standard`. The search reads and edits them here and in the table below.
+
+# Model
+DEPTH = 8  # layers
+ASPECT_RATIO = 64  # width = DEPTH * ASPECT_RATIO, rounded up to a multiple of HEAD_DIM
+HEAD_DIM = 128  # channels per attention head
+KV_GROUPS = 1  # query heads that share one key/value head; 1 = a key/value head each
+WINDOW_PATTERN = "SSSL"  # one letter per layer, repeated: S short window, L full; the last layer is always L
+SHORT_WINDOW_DIVISOR = 2  # S sees the last MAX_SEQ_LEN / 2 positions
+ROPE_BASE = 10000.0  # slowest rotation: one radian per ROPE_BASE positions
+LOGIT_SOFTCAP = 15.0  # logits stay within +-15
+RESID_LAMBDA_INIT = 1.0  # weight of the residual stream going into each layer
+X0_LAMBDA_INIT = 0.1  # weight of the embedding added to it
+
+# Batch
+TOTAL_BATCH_SIZE = 524288  # tokens per optimizer step
+DEVICE_BATCH_SIZE = 128  # rows per forward pass; lower it when memory runs out
+
+# Optimizer
+EMBEDDING_LR = 0.6  # AdamW: token and value embeddings, times (width / 768) ** -0.5
+UNEMBEDDING_LR = 0.004  # AdamW: output head, times (width / 768) ** -0.5
+SCALAR_LR = 0.5  # AdamW: x0_lambdas; resid_lambdas get a hundredth of it
+ADAM_BETAS = (0.8, 0.95)
+X0_BETAS = (0.96, 0.95)  # x0_lambdas only
+MATRIX_LR = 0.04  # Muon: every matrix of the layers
+WEIGHT_DECAY = 0.2  # Muon, cautious; falls to 0 over the budget
+MUON_MOMENTUM = 0.95
+MUON_MOMENTUM_START = 0.85  # rises to MUON_MOMENTUM ...
+MUON_MOMENTUM_STEPS = 300  # ... over this many steps
+MUON_BETA2 = 0.95  # memory of the variance reduction
+
+# Schedule, in parts of the budget
+WARMUP_RATIO = 0.0
+WARMDOWN_RATIO = 0.5
+FINAL_LR_FRAC = 0.0
+
+# What the other presets change. Learning rates stay the published ones: the width rule above scales them.
+PRESET_OVERRIDES = {
+    "tiny": {"DEPTH": 2, "ASPECT_RATIO": 32, "HEAD_DIM": 64, "DEVICE_BATCH_SIZE": 8, "TOTAL_BATCH_SIZE": 2048},
+    "small": {"DEPTH": 4, "DEVICE_BATCH_SIZE": 16, "TOTAL_BATCH_SIZE": 65536},
+    "long": {"DEPTH": 4, "DEVICE_BATCH_SIZE": 2, "TOTAL_BATCH_SIZE": 8192},
+    "smoke": {"DEPTH": 2, "ASPECT_RATIO": 16, "HEAD_DIM": 16, "DEVICE_BATCH_SIZE": 2, "TOTAL_BATCH_SIZE": 128},
+}
+globals().update(PRESET_OVERRIDES.get(PRESET, {}))
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Model
+# Letters in shape comments: B rows, T positions, C width, V vocabulary, H query heads, KV key/value heads, D head_dim.
+
+GATE_CHANNELS = 32  # the value-embedding gate reads the first 32 channels of its layer's input
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    sequence_len: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    window_pattern: str
+    softcap: float = 15.0
+    rope_base: float = 10000.0
+    short_window_divisor: int = 2
+    resid_init: float = 1.0
+    x0_init: float = 0.1
+
+    @property
+    def head_dim(self):
+        return self.n_embd // self.n_head
+
+    @property
+    def windows(self):
+        """Keys that each layer's queries see, themselves included: one int per layer."""
+        short = max(1, self.sequence_len // self.short_window_divisor)
+        letters = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer)]
+        letters[-1] = "L"
+        return [short if letter == "S" else self.sequence_len for letter in letters]
+
+
+def config_from_hyperparameters(vocab_size):
+    """The GPTConfig that the constants above describe."""
+    assert WINDOW_PATTERN and set(WINDOW_PATTERN) <= {"S", "L"}, 'WINDOW_PATTERN: write S and L only, like "SSSL"'
+    assert HEAD_DIM % 2 == 0, "HEAD_DIM: choose an even number, rotary embedding turns channels in pairs"
+    n_embd = math.ceil(DEPTH * ASPECT_RATIO / HEAD_DIM) * HEAD_DIM
+    n_head = n_embd // HEAD_DIM
+    assert n_head % KV_GROUPS == 0, f"KV_GROUPS: choose a divisor of the {n_head} heads that DEPTH and HEAD_DIM give"
+    return GPTConfig(
+        sequence_len=MAX_SEQ_LEN,
+        vocab_size=vocab_size,
+        n_layer=DEPTH,
+        n_head=n_head,
+        n_kv_head=n_head // KV_GROUPS,
+        n_embd=n_embd,
+        window_pattern=WINDOW_PATTERN,
+        softcap=LOGIT_SOFTCAP,
+        rope_base=ROPE_BASE,
+        short_window_divisor=SHORT_WINDOW_DIVISOR,
+        resid_init=RESID_LAMBDA_INIT,
+        x0_init=X0_LAMBDA_INIT,
+    )
+
+
+def has_value_embedding(layer, n_layer):
+    """Every other layer mixes value embeddings in, counted so that the last layer does."""
+    return layer % 2 == (n_layer - 1) % 2
+
+
+def norm(x):
+    """RMS norm over the last dimension, without weights."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def rotary_tables(length, head_dim, base):
+    """cos and sin of the rotary angles (Su et al. 2021, arXiv:2104.09864), each float32 [1, T, 1, D/2]."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)[None, :, None, :]
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x, cos, sin):
+    """Turn channel pairs (i, i + D/2) of x [B, T, H, D] by their position's angles."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+
+
+def window_mask(length, window):
+    """bool [T, T]: query i sees key j when i - window < j <= i."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def attend(q, k, v, mask):
+    """Softmax attention with scale 1/sqrt(D). q [B, T, H, D], k and v [B, T, KV, D] -> [B, T, H, D].
+
+    mask None is full causal attention, which has fast kernels everywhere; a bool mask [T, T] costs SDPA its flash
+    kernel on CUDA. The one place to put a faster sliding window.
+    """
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=q.size(2) != k.size(2),
+    )
+    return y.transpose(1, 2)
+
+
+class SoftcappedLoss(torch.autograd.Function):
+    """Mean cross-entropy of cap * tanh(x W^T / cap) against targets, for float32 on a CPU, in blocks of rows.
+
+    x [N, C], weight [V, C], targets int64 [N] -> scalar. The gradient is taken in the same pass, so that logits [N, V]
+    stay in the cache and are never stored: 16 ms instead of 39 ms at N 2048, C 64, V 1024 on one thread, and a whole
+    step of `tiny` 1.4x faster. Compiled code fuses this by itself.
+    """
+
+    ROWS = 128  # per block: 64 to 256 measured alike, 32 and 512 slower
+    LARGEST_CAP = 30.0  # above it a probability, at least exp(-2 cap) / V, may vanish in float32
+
+    @staticmethod
+    def serves(x, cap):
+        return x.device.type == "cpu" and x.dtype == torch.float32 and cap <= SoftcappedLoss.LARGEST_CAP
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, cap):
+        scaled = x * (1 / cap)
+        nll = x.new_zeros(())
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        minus_one = x.new_full((SoftcappedLoss.ROWS, 1), -1.0)
+        for start in range(0, x.size(0), SoftcappedLoss.ROWS):
+            rows = slice(start, start + SoftcappedLoss.ROWS)
+            logits = torch.mm(scaled[rows], weight.t()).tanh_().mul_(cap)  # [ROWS, V]
+            grad = torch.softmax(logits, dim=-1)
+            target = targets[rows, None]
+            nll -= grad.gather(1, target).log_().sum()
+            grad.scatter_add_(1, target, minus_one[: target.size(0)])  # softmax minus one-hot
+            grad.addcmul_(grad, logits.square_(), value=-1 / cap**2)  # times 1 - tanh^2
+            torch.mm(grad, weight, out=grad_x[rows])
+            grad_weight.addmm_(grad.t(), scaled[rows])
+        ctx.save_for_backward(grad_x.div_(x.size(0)), grad_weight.mul_(cap / x.size(0)))
+        return nll / x.size(0)
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grad_loss, grad_weight * grad_loss, None, None
+
+
+class Attention(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
+        kv_width = self.n_kv_head * self.head_dim
+        self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.c_k = nn.Linear(config.n_embd, kv_width, bias=False)
+        self.c_v = nn.Linear(config.n_embd, kv_width, bias=False)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.ve_gate = None
+        if has_value_embedding(layer, config.n_layer):
+            self.ve_gate = nn.Linear(min(GATE_CHANNELS, config.n_embd), self.n_kv_head, bias=False)
+
+    def forward(self, x, ve, cos, sin, mask):  # x [B, T, C], ve [B, T, KV*D] or None
+        B, T, _ = x.shape
+        q = self.c_q(x).view(B, T, self.n_head, self.head_dim)
+        k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim)
+        v = self.c_v(x).view(B, T, self.n_kv_head, self.head_dim)
+        if ve is not None:
+            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # [B, T, KV], 1 at the start
+            v = v + gate.unsqueeze(-1) * ve.view(B, T, self.n_kv_head, self.head_dim)
+        q = norm(rotate(q, cos, sin)).to(v.dtype)  # under autocast the norm may answer in float32
+        k = norm(rotate(k, cos, sin)).to(v.dtype)
+        return self.c_proj(attend(q, k, v, mask).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.c_proj(F.relu(self.c_fc(x)).square())
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(self, x, ve, cos, sin, mask):
+        x = x + self.attn(norm(x), ve, cos, sin, mask)
+        return x + self.mlp(norm(x))
+
+
+class GPT(nn.Module):
+    """`model(inputs)` -> logits, float32 [B, T, V]; `model(inputs, targets)` -> mean cross-entropy in nats, scalar.
+
+    `autocast_dtype` is the dtype of the matrix products (None: float32 throughout).
+    """
+
+    def __init__(self, config, autocast_dtype=None):
+        super().__init__()
+        self.config = config
+        self.autocast_dtype = autocast_dtype
+        self.windows = config.windows
+        kv_width = config.n_kv_head * config.head_dim
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.value_embeds = nn.ModuleDict(
+            {
+                str(i): nn.Embedding(config.vocab_size, kv_width)
+                for i in range(config.n_layer)
+                if has_value_embedding(i, config.n_layer)
+            }
+        )
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.resid_lambdas = nn.Parameter(torch.full((config.n_layer,), config.resid_init))
+        self.x0_lambdas = nn.Parameter(torch.full((config.n_layer,), config.x0_init))
+
+        # Derived from the config, so not part of state_dict. One mask per short window, for the longest T; a shorter T
+        # takes its corner, which is the same band.
+        cos, sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        for window in set(self.windows) - {config.sequence_len}:
+            self.register_buffer(f"mask_{window}", window_mask(config.sequence_len, window), persistent=False)
+
+    @torch.no_grad()
+    def initialise(self, generator=None):
+        """Fill all weights: the published scheme. At the start every layer is the identity (zero projections)."""
+        bound = math.sqrt(3 / self.config.n_embd)  # uniform +-bound has standard deviation 1/sqrt(C)
+        self.wte.weight.normal_(0.0, 1.0, generator=generator)
+        self.lm_head.weight.normal_(0.0, 0.001, generator=generator)
+        for block in self.layers:
+            for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
+                linear.weight.uniform_(-bound, bound, generator=generator)
+            block.attn.c_proj.weight.zero_()
+            block.mlp.c_proj.weight.zero_()
+            if block.attn.ve_gate is not None:
+                block.attn.ve_gate.weight.zero_()  # sigmoid(0) * 2 = 1: value embeddings enter at full weight
+        for table in self.value_embeds.values():
+            table.weight.uniform_(-bound, bound, generator=generator)
+        self.resid_lambdas.fill_(self.config.resid_init)
+        self.x0_lambdas.fill_(self.config.x0_init)
+
+    def mask_for(self, window, length):
+        """The cached mask of a window, bool [T, T] on the model's device; None where full causal attention is equal."""
+        return None if window >= length else getattr(self, f"mask_{window}")[:length, :length]
+
+    def hidden(self, inputs):
+        """inputs int64 [B, T] -> normalised output of the last layer [B, T, C]."""
+        T = inputs.size(1)
+        limit = self.config.sequence_len
+        assert limit >= T, f"T is {T}, the model was built for {limit}: pass at most MAX_SEQ_LEN positions"
+        x0 = norm(self.wte(inputs))
+        cos, sin = self.cos[:, :T].to(x0.dtype), self.sin[:, :T].to(x0.dtype)
+        x = x0
+        for i, (block, window) in enumerate(zip(self.layers, self.windows, strict=True)):
+            x = self.resid_lambdas[i] * x + self.x0_lambdas[i] * x0
+            ve = self.value_embeds[str(i)](inputs) if str(i) in self.value_embeds else None
+            x = block(x, ve, cos, sin, self.mask_for(window, T))
+        return norm(x)
+
+    def forward(self, inputs, targets=None):
+        cap = self.config.softcap
+        with torch.autocast(inputs.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            x = self.hidden(inputs)  # [B, T, C]
+            if targets is not None and SoftcappedLoss.serves(x, cap) and self.autocast_dtype is None:
+                return SoftcappedLoss.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), cap)
+            logits = self.lm_head(x).float()  # [B, T, V]
+        logits = cap * torch.tanh(logits / cap)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+
+    def num_parameters(self):
+        """Parameters by category, and their total."""
+        counts = {
+            "wte": self.wte.weight.numel(),
+            "value_embeds": sum(p.numel() for p in self.value_embeds.parameters()),
+            "lm_head": self.lm_head.weight.numel(),
+            "matrices": sum(p.numel() for p in self.layers.parameters()),
+            "scalars": self.resid_lambdas.numel() + self.x0_lambdas.numel(),
+        }
+        counts["total"] = sum(counts.values())
+        assert counts["total"] == sum(p.numel() for p in self.parameters()), "count the new parameters here too"
+        return counts
+
+    def flops_per_token(self):
+        """FLOPs of forward and backward per token: 6 per matrix parameter, 12 per channel and visible key.
+
+        Embeddings are look-ups and scalars are noise: neither is counted. The head is a matrix product and is.
+        Kaplan et al. 2020 (arXiv:2001.08361) for the 6, PaLM (arXiv:2204.02311, appendix B) for the 12.
+        """
+        counts = self.num_parameters()
+        attention = 12 * self.config.n_embd * sum(self.windows)
+        return 6 * (counts["matrices"] + counts["lm_head"]) + attention
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Optimizer
+
+# Five quintic steps that drive all singular values towards 1. Polar Express (Amsel et al. 2025, arXiv:2505.16932),
+# computed for 5 iterations with safety factor 0.02; the numbers are those of modded-nanogpt and nanochat.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def orthogonalise(g):
+    """Nearest matrix with all singular values near 1 (0.7 to 1.2), for each matrix of g [K, rows, cols]."""
+    x = g / (g.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)  # 1.02: the safety factor of the coefficients
+    tall = x.size(-2) > x.size(-1)
+    for a, b, c in POLAR_EXPRESS:
+        s = x.mT @ x if tall else x @ x.mT  # Gram matrix of the shorter side: the cheap one
+        polynomial = b * s + c * (s @ s)
+        x = a * x + (x @ polynomial if tall else polynomial @ x)
+    return x
+
+
+def muon_step(params, grads, momentum_buffer, variance, momentum, lr, decay, beta2, dtype):
+    """One Muon step on K matrices of one shape, all tensors [K, rows, cols]. Updates the buffers, returns new params.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): Nesterov momentum, then orthogonalisation in `dtype`.
+    NorMuon (Li et al. 2025, arXiv:2510.05491): rows (or columns, of a wide matrix) are scaled to equal size by a
+    running second moment; the whole keeps its Frobenius norm. Cautious weight decay (Chen et al. 2025,
+    arXiv:2510.12402): decays only where the update already shrinks the weight.
+    """
+    rows, cols = params.shape[-2:]
+    momentum_buffer.mul_(momentum).add_(grads * (1 - momentum))
+    update = orthogonalise((grads * (1 - momentum) + momentum_buffer * momentum).to(dtype)).to(params.dtype)
+
+    along = -1 if rows >= cols else -2
+    mean_square = update.square().mean(dim=along, keepdim=True)  # [K, rows, 1] or [K, 1, cols]
+    variance.mul_(beta2).add_(mean_square * (1 - beta2))
+    scale = variance.clamp_min(1e-10).rsqrt()
+    size = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()  # Frobenius norms, up to one common factor
+    new_size = (mean_square * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
+    update = update * (scale * (size / new_size.clamp_min(1e-10)))
+
+    lr = lr * max(1.0, rows / cols) ** 0.5
+    agrees = (update * params) >= 0
+    return params - lr * update - (lr * decay) * (params * agrees)
+
+
+def adamw_step(param, grad, mean, mean_square, step, lr, beta1, beta2, eps, decay):
+    """One AdamW step with bias correction (Kingma & Ba 2015; Loshchilov & Hutter 2019), in place, float32 moments."""
+    grad = grad.float()
+    mean.mul_(beta1).add_(grad * (1 - beta1))
+    mean_square.mul_(beta2).add_(grad.square() * (1 - beta2))
+    denominator = (mean_square / (1 - beta2**step)).sqrt() + eps
+    param.mul_(1 - lr * decay).sub_((mean / denominator * (lr / (1 - beta1**step))).to(param.dtype))
+
+
+class MuonAdamW:
+    """Muon for the layers' matrices, AdamW for the rest.
+
+    A plain class: torch.optim.Optimizer imports the compiler on first use, 1 s of start-up that an eager run has no
+    use for. `groups` is a list of dicts; each holds its parameters, its settings and its state.
+    """
+
+    def __init__(self, groups, *, muon_dtype=torch.float32, compiled=False):
+        self.groups = groups
+        self.muon_dtype = muon_dtype
+        self.num_steps = 0
+        self.muon_step, self.adamw_step = muon_step, adamw_step
+        # Compiled code takes its numbers as tensors, or each new learning rate would compile it again.
+        self.number = float
+        if compiled:
+            self.muon_step = torch.compile(muon_step, dynamic=False, fullgraph=True)
+            self.adamw_step = torch.compile(adamw_step, dynamic=False, fullgraph=True)
+            self.number = torch.tensor
+        for group in groups:
+            params = group["params"]
+            if group["kind"] == "muon":
+                assert len({p.shape for p in params}) == 1, "a Muon group is stacked: give it matrices of one shape"
+                stack = torch.zeros(len(params), *params[0].shape, device=params[0].device)
+                along = -1 if stack.size(-2) >= stack.size(-1) else -2
+                group["momentum_buffer"] = stack
+                group["variance"] = stack.narrow(along, 0, 1).clone()
+            else:
+                group["mean"] = [torch.zeros_like(p, dtype=torch.float32) for p in params]
+                group["mean_square"] = [torch.zeros_like(p, dtype=torch.float32) for p in params]
+
+    def state_tensors(self):
+        """Every tensor that a step changes, apart from the parameters."""
+        tensors = []
+        for group in self.groups:
+            if group["kind"] == "muon":
+                tensors += [group["momentum_buffer"], group["variance"]]
+            else:
+                tensors += group["mean"] + group["mean_square"]
+        return tensors
+
+    @torch.no_grad()
+    def step(self, lr_multiplier, muon_momentum, weight_decay):
+        """Update all parameters that have a gradient, then drop the gradients."""
+        self.num_steps += 1
+        for group in self.groups:
+            lr = self.number(group["lr"] * lr_multiplier)
+            if group["kind"] == "muon":
+                self._muon(group, lr, self.number(muon_momentum), self.number(weight_decay))
+            else:
+                self._adamw(group, lr)
+        self.zero_grad()
+
+    def _muon(self, group, lr, momentum, decay):
+        params = group["params"]
+        new = self.muon_step(
+            torch.stack([p.detach() for p in params]),
+            torch.stack([p.grad for p in params]),
+            group["momentum_buffer"],
+            group["variance"],
+            momentum,
+            lr,
+            decay,
+            group["beta2"],
+            self.muon_dtype,
+        )
+        torch._foreach_copy_(params, list(new.unbind(0)))
+
+    def _adamw(self, group, lr):
+        step = self.number(float(self.num_steps))
+        for param, mean, mean_square in zip(group["params"], group["mean"], group["mean_square"], strict=True):
+            self.adamw_step(
+                param.detach(), param.grad, mean, mean_square, step, lr, *group["betas"], group["eps"], group["decay"]
+            )
+
+    def zero_grad(self):
+        for group in self.groups:
+            for param in group["params"]:
+                param.grad = None
+
+
+def build_optimizer(model, *, muon_dtype=torch.float32, compiled=False):
+    """The published groups with the learning rates above."""
+    width_scale = (model.config.n_embd / 768) ** -0.5  # the AdamW rates were tuned at width 768
+
+    def adamw(params, lr, betas=ADAM_BETAS):
+        return {"kind": "adamw", "params": list(params), "lr": lr, "betas": betas, "eps": 1e-10, "decay": 0.0}
+
+    groups = [
+        adamw([model.lm_head.weight], UNEMBEDDING_LR * width_scale),
+        adamw([model.wte.weight], EMBEDDING_LR * width_scale),
+        adamw(model.value_embeds.parameters(), EMBEDDING_LR * width_scale),
+        adamw([model.resid_lambdas], SCALAR_LR * 0.01),  # a small change there moves every layer above
+        adamw([model.x0_lambdas], SCALAR_LR, X0_BETAS),
+    ]
+    matrices = list(model.layers.parameters())
+    for shape in sorted({tuple(p.shape) for p in matrices}):
+        same = [p for p in matrices if tuple(p.shape) == shape]
+        groups.append({"kind": "muon", "params": same, "lr": MATRIX_LR, "beta2": MUON_BETA2})
+    return MuonAdamW(groups, muon_dtype=muon_dtype, compiled=compiled)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Schedules. progress is the part of the budget that is spent, 0 to 1, by the referee's clock.
+
+
+def lr_multiplier_at(progress):
+    """Linear warm-up, constant, linear warm-down to FINAL_LR_FRAC."""
+    progress = min(1.0, progress)
+    if progress < WARMUP_RATIO:
+        return progress / WARMUP_RATIO
+    if progress <= 1 - WARMDOWN_RATIO:
+        return 1.0
+    left = (1 - progress) / WARMDOWN_RATIO
+    return left + (1 - left) * FINAL_LR_FRAC
+
+
+def muon_momentum_at(step):
+    """From MUON_MOMENTUM_START to MUON_MOMENTUM over the first MUON_MOMENTUM_STEPS steps."""
+    part = min(1.0, step / MUON_MOMENTUM_STEPS)
+    return MUON_MOMENTUM_START + part * (MUON_MOMENTUM - MUON_MOMENTUM_START)
+
+
+def weight_decay_at(progress):
+    """Linear from WEIGHT_DECAY to 0."""
+    return WEIGHT_DECAY * max(0.0, 1 - progress)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+@dataclass
+class Result:
+    num_steps: int = 0
+    num_tokens: int = 0
+    losses: tuple = ()  # one mean per step, nats per token
+
+
+def num_micro_steps_for(device_batch_size, sequence_len, total_batch_size):
+    """Forward passes per optimizer step."""
+    tokens = device_batch_size * sequence_len
+    assert total_batch_size % tokens == 0, (
+        f"TOTAL_BATCH_SIZE ({total_batch_size}) must be a multiple of DEVICE_BATCH_SIZE * MAX_SEQ_LEN = "
+        f"{device_batch_size} * {sequence_len} = {tokens}: change one of them"
+    )
+    return total_batch_size // tokens
+
+
+def warm_up(model, optimizer, batch):
+    """One whole training step on a batch that is not text, then everything put back bit for bit.
+
+    Compiles, allocates and loads kernels before the referee's clock starts: 25 to 60 s with torch.compile on the cards
+    that reported it, 0.1 s on a CPU.
+    """
+    inputs, targets = batch[:2]
+    tensors = [p.detach() for p in model.parameters()] + optimizer.state_tensors()
+    saved = [t.clone() for t in tensors]
+    num_steps = optimizer.num_steps
+    accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(inputs.device.type)
+    random_states = torch.get_rng_state(), accelerator and accelerator.get_rng_state()
+
+    model(inputs, targets).backward()
+    optimizer.step(lr_multiplier_at(0.5), muon_momentum_at(0), weight_decay_at(0.0))
+
+    for tensor, old in zip(tensors, saved, strict=True):
+        tensor.copy_(old)
+    optimizer.num_steps = num_steps
+    torch.set_rng_state(random_states[0])
+    if accelerator:
+        accelerator.set_rng_state(random_states[1])
+        accelerator.synchronize()
+
+
+def stop_if_diverged(loss):
+    """A lost run ends here: the budget is better spent on the next idea."""
+    if not loss <= 100:  # NaN too
+        print("\nFAIL", flush=True)
+        raise SystemExit(1)
+
+
+def train(model, optimizer, loader, num_micro_steps):
+    """Train until the loader ends. A step whose micro-steps are not complete by then is dropped."""
+    result = Result()
+    losses = []
+    smooth_loss = 0.0  # running mean; divided by 1 - 0.9^n it starts unbiased
+    waiting = None  # loss of the step before, not read yet
+    loss_sum, micro_step = 0.0, 0
+    last_time = time.perf_counter()
+    for inputs, targets, epoch in loader:
+        loss = model(inputs, targets) / num_micro_steps
+        loss.backward()
+        loss_sum = loss_sum + loss.detach()
+        micro_step += 1
+        if micro_step < num_micro_steps:
+            continue
+
+        progress = loader.progress
+        multiplier = lr_multiplier_at(progress)
+        optimizer.step(multiplier, muon_momentum_at(result.num_steps), weight_decay_at(progress))
+        result.num_steps += 1
+        result.num_tokens += num_micro_steps * inputs.numel()
+
+        # An accelerator works through its queue while we read the loss of the step before: reading the newest would
+        # stall it. A CPU has no queue.
+        ready = loss_sum if inputs.device.type == "cpu" or result.num_steps == 1 else waiting
+        waiting = None if ready is loss_sum else loss_sum
+        loss_sum, micro_step = 0.0, 0
+        if ready is not None:
+            losses.append(ready.item())
+            stop_if_diverged(losses[-1])
+            smooth_loss = 0.9 * smooth_loss + 0.1 * losses[-1]
+        shown_loss = smooth_loss / (1 - 0.9 ** len(losses))
+        tokens = num_micro_steps * inputs.numel()
+        now = time.perf_counter()
+        seconds, last_time = now - last_time, now
+        print(
+            f"\rstep {result.num_steps:05d} ({100 * progress:.1f}%) | loss: {shown_loss:.6f} | lrm: {multiplier:.2f} | "
+            f"dt: {1000 * seconds:.0f}ms | tok/sec: {tokens / seconds:,.0f} | "
+            f"epoch: {epoch} | remaining: {(1 - progress) * TIME_BUDGET:.0f}s    ",
+            end="",
+            flush=True,
+        )
+    print()
+    optimizer.zero_grad()
+    if waiting is not None:
+        losses.append(waiting.item())
+        stop_if_diverged(losses[-1])
+    result.losses = tuple(losses)
+    return result
+
+
+def peak_memory_mb(device):
+    """MiB: the device's peak on CUDA, what the driver holds on MPS (it keeps no peak), the process's peak on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def summary_text(values):
+    """The block that other programs read: a line `---`, then `key:   value` lines, values in column 19."""
+    formats = {
+        "val_bpb": ".6f",
+        "training_seconds": ".1f",
+        "total_seconds": ".1f",
+        "peak_vram_mb": ".1f",
+        "mfu_percent": ".2f",
+        "total_tokens_M": ".1f",
+        "num_steps": "d",
+        "num_params_M": ".1f",
+        "depth": "d",
+        "backend": "s",
+        "chip": "s",
+    }
+    lines = ["---"]
+    for key, form in formats.items():
+        value = values[key]
+        lines.append(f"{key + ':':<18}{'n/a' if value is None else format(value, form)}")
+    return "\n".join(lines)
+
+
+def mfu_percent(flops, seconds, peak_flops):
+    """Part of the device's dense bf16 peak that training used, in %; None where the peak is not known."""
+    return 100 * flops / (seconds * peak_flops) if peak_flops and seconds else None
+
+
+def settings_for(device):
+    """Set the process up for a device -> (dtype of matrix products, None for float32; whether to compile)."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        return torch.bfloat16, True
+    if device.type == "mps" and PRESET == "long":
+        torch.mps.set_per_process_memory_fraction(0.7)  # an 8 GB Mac: leave the rest to its owner
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Two threads on a shared machine measured 1.5x faster when it was quiet, 4x to 10x slower when it was not.
+        torch.set_num_threads(1)
+    # float32 and no compiler: bf16 measured 2.3x slower on a CPU without bf16 units, a cold compile 45 s.
+    return None, False
+
+
+def build_model(config, device, autocast_dtype=None):
+    """A GPT with fresh weights. They are drawn on the CPU, so that a seed means the same on every device."""
+    model = GPT(config, autocast_dtype)
+    model.initialise()
+    if autocast_dtype is not None:
+        model.wte.to(autocast_dtype)  # the residual stream takes the dtype of the embeddings
+        model.value_embeds.to(autocast_dtype)
+    return model.to(device)
+
+
+def main():
+    start_time = time.perf_counter()
+    from autoresearch.backends.hardware import detect
+
+    torch.manual_seed(SEED)
+    tokenizer = Tokenizer.from_directory()
+    config = config_from_hyperparameters(tokenizer.get_vocab_size())
+    num_micro_steps = num_micro_steps_for(DEVICE_BATCH_SIZE, MAX_SEQ_LEN, TOTAL_BATCH_SIZE)
+    loader = make_dataloader(tokenizer, DEVICE_BATCH_SIZE, MAX_SEQ_LEN, "train")
+    batch = loader.synthetic_batch()
+    device = batch[0].device  # the loader decides where we run
+    autocast_dtype, compiled = settings_for(device)
+
+    model = build_model(config, device, autocast_dtype)
+    optimizer = build_optimizer(model, muon_dtype=autocast_dtype or torch.float32, compiled=compiled)
+    if compiled:
+        model.compile(dynamic=False)  # in place: state_dict keeps its names
+
+    counts = model.num_parameters()
+    print(config)
+    print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    print(f"FLOPs per token: {model.flops_per_token():.3e}, micro-steps per step: {num_micro_steps}")
+    warm_up(model, optimizer, batch)
+    print(f"start-up: {time.perf_counter() - start_time:.1f}s")
+
+    gc.freeze()  # what lives now lives to the end: the collector need not walk through it again
+    result = train(model, optimizer, loader, num_micro_steps)
+    training_seconds = loader.training_seconds
+    del optimizer  # its memory serves the evaluation
+    val_bpb = evaluate_bpb(model, tokenizer, DEVICE_BATCH_SIZE)
+
+    hardware = detect()
+    flops = model.flops_per_token() * result.num_tokens
+    print(
+        summary_text(
+            {
+                "val_bpb": val_bpb,
+                "training_seconds": training_seconds,
+                "total_seconds": time.perf_counter() - start_time,
+                "peak_vram_mb": peak_memory_mb(device),
+                "mfu_percent": mfu_percent(flops, training_seconds, hardware.peak_flops),
+                "total_tokens_M": result.num_tokens / 1e6,
+                "num_steps": result.num_steps,
+                "num_params_M": counts["total"] / 1e6,
+                "depth": config.n_layer,
+                "backend": hardware.backend,
+                "chip": hardware.chip,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

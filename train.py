@@ -753,7 +753,7 @@ def main():
     del optimizer  # its memory serves the evaluation
     val_bpb = evaluate_bpb(model, tokenizer, DEVICE_BATCH_SIZE)
 
-    hardware = detect()
+    hardware = detect(allow_accelerator=device.type != "cpu")
     flops = model.flops_per_token() * result.num_tokens
     print(
         summary_text(

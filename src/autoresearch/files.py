@@ -11,13 +11,15 @@ from typing import Any
 
 from autoresearch.vocabulary import AutoresearchError
 
+_TEMPORARY = ".tmp"
+
 
 class DiskError(AutoresearchError):
     """A record could not be written (disk full, read-only). What the ledger holds is unharmed."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace `path` atomically: temporary file beside it, fsync, `os.replace`.
+    """Replace `path` atomically: temporary file beside it, fsync, rename.
 
     Raises:
         DiskError: the disk is full or the folder cannot be written; the old file is still whole.
@@ -26,17 +28,37 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=_TEMPORARY)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed processes left of `write_whole` in this folder: their numbers are in the names."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        parts = path.name.removesuffix(_TEMPORARY).rsplit(".", 2)
+        if len(parts) == 3 and parts[1].isdigit() and not _runs(int(parts[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # we write one file at a time and are not writing now
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def append_whole(path: Path, text: str) -> None:

@@ -58,9 +58,8 @@ class Workspace:
     def ledger_path(self) -> Path:
         return self.state_dir / "ledger.sqlite3"
 
-    @property
-    def checkpoints_dir(self) -> Path:
-        return self.state_dir / "checkpoints"
+    def checkpoints_dir(self, tag: str) -> Path:
+        return self.state_dir / "checkpoints" / tag
 
     def lock_path(self, tag: str) -> Path:
         return self.state_dir / f"{tag}.lock"

@@ -62,7 +62,7 @@ class TorchRuntime:
 
     def pace(self) -> None:
         if self.device.type == "cuda":
-            event = self._torch.cuda.Event()
+            event = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._in_flight.append(event)
             if len(self._in_flight) > 2:
@@ -132,7 +132,8 @@ class NumpyRuntime:
         shifted = wide - wide.max(axis=-1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=-1))
         at_target = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
-        return (log_sum - at_target).astype(np.float32)
+        loss: NDArray[np.float32] = (log_sum - at_target).astype(np.float32)
+        return loss
 
 
 def runtime_in_use() -> Runtime:

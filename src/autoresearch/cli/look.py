@@ -17,7 +17,7 @@ from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
 from autoresearch.records.snapshots import write_snapshot
 from autoresearch.records.tables import result_row, write_tables
-from autoresearch.report.analysis import save_chart
+from autoresearch.report.analysis import save_chart, summary
 from autoresearch.report.text import printable
 from autoresearch.vocabulary import UsageError, WorkspaceError
 from autoresearch.workspace import Workspace, open_workspace
@@ -67,7 +67,7 @@ def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> di
     train = read_status(workspace.status_path("train", session.tag))
     pid = agent.get("pid", "")
     runs = pid.isdigit() and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
-    found = screen.summary(screen.rows_of(ledger, session.tag), _noise(ledger, session))
+    found = summary(screen.rows_of(ledger, session.tag), _noise(ledger, session))
     return {
         "session": session.tag,
         "state": f"running (process {pid})"
@@ -114,7 +114,7 @@ def _write_again(workspace: Workspace, ledger: Ledger, session: Session) -> None
                     session,
                     found,
                     diff=_diff_of(workspace, found),
-                    checkpoints_dir=workspace.checkpoints_dir,
+                    checkpoints_dir=workspace.checkpoints_dir(session.tag),
                 )
 
 

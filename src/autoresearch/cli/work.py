@@ -19,6 +19,7 @@ from autoresearch.loop.proposers import make_proposer
 from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import Settings, known_settings, load_settings
 from autoresearch.records.ledger import Experiment, Ledger
+from autoresearch.report.analysis import summary
 from autoresearch.vocabulary import UsageError
 from autoresearch.workspace import Workspace, open_workspace
 
@@ -81,7 +82,7 @@ def research(options: argparse.Namespace) -> int:
 def _finish(ledger: Ledger, workspace: Workspace, session: ResearchSession, why: str, *, as_json: bool) -> int:
     noise = session.noise()
     if as_json:
-        found = screen.summary(screen.rows_of(ledger, session.tag), noise.sd)
+        found = summary(screen.rows_of(ledger, session.tag), noise.sd)
         screen.print_json({"event": "end", "tag": session.tag, "why": why, **found})
     else:
         screen.print_session(ledger, workspace, session.tag, noise.sd, why=why)
@@ -167,8 +168,8 @@ def calibrate(options: argparse.Namespace) -> int:
             shown.bind(session)
             session.recover()
             try:
+                session.establish_baseline()
                 session.calibrate(options.repeats)
-                session.settle_baseline()
             except Stopped:
                 return 130
             finally:

@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 
 from autoresearch.contract.rules import Clock, Rules
 
@@ -78,7 +79,7 @@ class Budget:
             return False
         if self._rules.clock is not Clock.STEPS and len(self._asked_at) > 1:
             asked = list(self._asked_at)
-            longest = max(later - earlier for earlier, later in zip(asked, asked[1:], strict=False))
+            longest = max(later - earlier for earlier, later in pairwise(asked))
             if used + longest > self._rules.time_budget + self._rules.grace:
                 return False
         self._handed_out += 1

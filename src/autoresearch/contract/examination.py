@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoresearch.contract.bpb import bits_per_byte, byte_bearing, target_bytes
+from autoresearch.contract.bpb import bits_per_byte, byte_bearing, row_nats, target_bytes, total_nats
 from autoresearch.contract.rules import Rules
 
 Ints = NDArray[np.int64]
@@ -131,7 +131,7 @@ def examine(
     except _Refused as refusal:
         return Examined(None, str(refusal), audited, len(prefix_answers), largest)
     mask = byte_bearing(rows, token_bytes)
-    score = bits_per_byte(float(np.sum(claims[mask], dtype=np.float64)), target_bytes(rows, token_bytes))
+    score = bits_per_byte(total_nats(row_nats(claims, mask)), target_bytes(rows, token_bytes))
     if score < PLAUSIBLE_BPB:
         return Examined(
             None, f"val_bpb {score:.4f} is below what any such model can reach", audited, len(prefix_answers), largest

@@ -208,12 +208,11 @@ def open_prepared_directory(directory: Path) -> Prepared:
 def _build_aside(final: Path, rules: Rules, corpus: Corpus, hashes: Mapping[str, str], say: Say) -> None:
     """Build in a sibling folder, then give it its name. Whoever has the old folder open keeps reading the old one."""
     aside = final.parent / f".preparing-{os.getpid()}-{secrets.token_hex(4)}"
+    old = aside.with_name(aside.name + "-old") if final.exists() else None
     aside.mkdir()
     try:
         _build(aside, rules, corpus, hashes, say)
-        old = None
-        if final.exists():
-            old = aside.with_name(aside.name + "-old")
+        if old:
             final.rename(old)
         _give_name(aside, final)
         if old:

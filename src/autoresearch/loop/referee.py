@@ -427,7 +427,7 @@ class _Run:
         from safetensors import SafetensorError, deserialize
 
         try:
-            deserialize(weights)
+            deserialize(weights)  # type: ignore[no-untyped-call]
         except (SafetensorError, ValueError) as error:
             raise _Ended(
                 Outcome.REJECTED, f"the weights handed over are not safetensors: {str(error)[:120]}"

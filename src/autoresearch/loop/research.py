@@ -44,8 +44,7 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
     """
     limits = Limits(session.settings, session.next_number() - 1)
     try:
-        session.calibrate(session.settings.calibration)
-        session.settle_baseline()
+        session.establish_baseline()
         while (reached := limits.reached(session.next_number() - 1)) is None or session.open_experiment():
             check_crash_streak(session)
             experiment = session.open_experiment()
@@ -328,8 +327,7 @@ def try_edit(session: ResearchSession, description: str) -> Experiment:
     Raises:
         UsageError: the checkout's file is the incumbent's. Stopped: the user asked to stop.
     """
-    session.calibrate(session.settings.calibration)
-    session.settle_baseline()
+    session.establish_baseline()
     experiment = session.open_experiment() or _edit_in_checkout(session, description)
     outside = experiment.proposal.details.get("outside_scope", [])
     if outside:

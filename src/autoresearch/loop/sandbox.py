@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -65,6 +66,17 @@ def interpreter(module: str) -> list[str]:
     return [sys.executable, "-P", "-s", "-B", "-m", module]
 
 
+@dataclass(frozen=True)
+class _Spent:
+    """CPU seconds of one process, and of the children it has waited for."""
+
+    own: float
+    waited: float
+
+
+_NOTHING = _Spent(0.0, 0.0)
+
+
 class ProcessTree:
     """A process and everything it started; with `adopts` also what was reparented to us since (one such tree at a time)."""
 
@@ -95,9 +107,10 @@ class ProcessTree:
         self.pid = self._popen.pid
         self._root = psutil.Process(self.pid)
         self.created_at = self._root.create_time()
-        self._others_cpu = 0.0  # last sampled CPU seconds of everyone but the root
-        self._others_sampled_at = 0.0
-        self._reaped_cpu = 0.0
+        self._books: dict[psutil.Process, _Spent] = {}  # CPU seconds of each living member when last looked at
+        self._books_made_at = 0.0
+        self._reaped_cpu = 0.0  # of adopted orphans that we waited for
+        self._lost_cpu = 0.0  # of members that ended and that nobody waited for
         self._most_cpu = 0.0
 
     def _members(self) -> list[psutil.Process]:
@@ -123,15 +136,39 @@ class ProcessTree:
     def cpu_seconds(self) -> float:
         """CPU seconds of the whole tree so far, waited-for and adopted children included.
 
-        The root is read at each call (tens of microseconds); the others at most four times a second.
+        The root's own is read at each call (tens of microseconds); all else at most four times a second, and together:
+        a child's seconds move to whoever waits for it, so a mix of old and new readings would count them twice.
         """
         now = time.monotonic()
-        if now - self._others_sampled_at > 0.25:
-            self._others_cpu = sum(_cpu_of(member) for member in self._members())
-            self._reap_adopted()
-            self._others_sampled_at = now
-        self._most_cpu = max(self._most_cpu, _cpu_of(self._root) + self._others_cpu + self._reaped_cpu)
+        if now - self._books_made_at > 0.25:
+            self._make_books()
+            self._books_made_at = now
+        on_books = sum(spent.own + spent.waited for spent in self._books.values())
+        if self._root in self._books:
+            on_books += max(0.0, _spent_by(self._root).own - self._books[self._root].own)
+        self._most_cpu = max(self._most_cpu, on_books + self._reaped_cpu + self._lost_cpu)
         return self._most_cpu
+
+    def _make_books(self) -> None:
+        """Look at every member once, and keep what a vanished member had spent unless it arrived with its parent.
+
+        The kernel gives the time of an ended child to nobody when its parent ignores SIGCHLD.
+        """
+        before = self._books
+        reaped_before = self._reaped_cpu
+        for _ in range(2):  # once more if something is missing: a child may be waited for between two readings
+            self._reap_adopted()
+            # parents first: what a child hands over meanwhile is then missed until the next look, never counted twice
+            self._books = {member: _spent_by(member) for member in [self._root, *self._members()]}
+            self._books = {member: spent for member, spent in self._books.items() if spent != _NOTHING}
+            vanished = sum(spent.own + spent.waited for member, spent in before.items() if member not in self._books)
+            waited = sum(spent.waited for spent in self._books.values()) + self._reaped_cpu
+            waited_before = (
+                sum(spent.waited for member, spent in before.items() if member in self._books) + reaped_before
+            )
+            if vanished <= waited - waited_before:
+                return
+        self._lost_cpu += max(0.0, vanished - max(0.0, waited - waited_before))
 
     def memory_mb(self) -> float:
         """Resident memory of the whole tree now, MiB."""
@@ -176,12 +213,12 @@ class ProcessTree:
                     self._reaped_cpu += usage.ru_utime + usage.ru_stime
 
 
-def _cpu_of(process: psutil.Process) -> float:
+def _spent_by(process: psutil.Process) -> _Spent:
     try:
-        spent = process.cpu_times()
+        times = process.cpu_times()
     except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
-        return 0.0
-    return float(spent.user + spent.system + spent.children_user + spent.children_system)
+        return _NOTHING
+    return _Spent(times.user + times.system, times.children_user + times.children_system)
 
 
 def _adopt_orphans() -> None:

@@ -153,7 +153,7 @@ class SearchProposer:
     def _joint_proposal(self, attempt: _Attempt) -> Proposal:
         """One CMA-ES step of the learning rates together."""
         dimensions = attempt.space.dimensions
-        earlier = [row for row in attempt.rows if row.details.get("group")]
+        earlier = [row for row in attempt.rows if row.details.get("method") == "cmaes"]
         group = [
             name for name in (earlier[0].details["group"] if earlier else _rate_group(dimensions)) if name in dimensions
         ]
@@ -220,14 +220,14 @@ def plan_for(
     if open_sides:
         gain = last.gain if last.gain is not None else 0.0
         slope = 1.3 if gain < -2.0 * noise else 0.8 if abs(gain) < noise else 1.0  # a clear loss points the other way
-        return Plan(0.6 * slope * weight + waiting, dimension.name, open_sides[0])
+        return Plan(0.9 * slope * weight + waiting, dimension.name, open_sides[0])
     keeps = sum(visit.status is Status.KEEP for visit in visits)
-    score = (0.2 + 0.1 * min(keeps, 2)) * weight * 0.75 ** max(0, len(visits) - 2)
+    score = (0.3 + 0.1 * min(keeps, 2)) * weight * 0.75 ** max(0, len(visits) - 2)
     return Plan(score + waiting, dimension.name, 0)
 
 
 def _waiting(attempt: _Attempt, since: int) -> float:
-    return 0.01 * (len(attempt.rows) - 1 - since)
+    return 0.005 * (len(attempt.rows) - 1 - since)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import psutil
 
 from autoresearch.contract.rules import Clock
+from autoresearch.files import sweep_temporaries
 from autoresearch.loop.constants import read_constants
 from autoresearch.loop.proposers import PastExperiment
 from autoresearch.loop.referee import TRIAL_FOLDER_PREFIX, Arena, Glimpse, Order, run_trial
@@ -153,6 +154,7 @@ class ResearchSession:
                 f"trial {row.id} of experiment {row.number} was cut off{', its process still ran and was ended' if alive else ''}; it is run again"
             )
         _remove_dead_folders()
+        self._sweep()
         for experiment in self.ledger.experiments(self.tag):
             if experiment.state is State.JUDGED:
                 found.append(
@@ -163,6 +165,14 @@ class ResearchSession:
             self.ledger.add_event(self.tag, line)
         self.write_records()
         return found
+
+    def _sweep(self) -> None:
+        """Remove half-written files of killed processes, and checkpoints that no trial came to own."""
+        session_dir = self.workspace.session_dir(self.tag)
+        snapshots = [path for path in session_dir.iterdir() if path.is_dir()] if session_dir.is_dir() else []
+        for folder in (self.workspace.root, self.workspace.data_dir, session_dir, *snapshots):
+            sweep_temporaries(folder)
+        self._drop_checkpoints()
 
     def open_experiment(self) -> Experiment | None:
         """The experiment that was begun and not judged, if there is one."""
@@ -194,10 +204,15 @@ class ResearchSession:
                 )
             scores += 1
 
-    def settle_baseline(self) -> None:
-        """Judge the baseline from its calibration: it is kept, being the first incumbent."""
+    def establish_baseline(self) -> None:
+        """Measure the baseline and its noise, and keep it as the first incumbent; nothing when that is done.
+
+        Raises:
+            SessionStopped: it does not run.
+        """
         baseline = self.ledger.experiment(self.tag, BASELINE)
         if baseline.state is State.COMMITTED:
+            self.calibrate(self.settings.calibration)
             noise = self.noise()
             estimate = self.incumbent_estimate()
             margin = 1.96 * estimate.error
@@ -208,15 +223,19 @@ class ResearchSession:
                 interval=(-margin, margin),
                 gain=0.0,
                 noise=noise.sd,
-                num_trials=len(self._trials_of(baseline.commit_hash)),
+                num_trials=sum(_score(row) is not None for row in self._trials_of(baseline.commit_hash)),
             )
             self.conclude(baseline, verdict)
 
     def refresh_if_due(self) -> None:
         """Re-run the incumbent now and then: machines drift, and a lucky first score must not stay."""
         incumbent = self.incumbent()
-        rows = self._trials_of(incumbent.commit_hash)
-        last = max((row.number for row in rows), default=0)
+        ran = [
+            row
+            for row in self._trials_of(incumbent.commit_hash)
+            if row.trial and row.trial.outcome is not Outcome.ABANDONED
+        ]
+        last = max((row.number for row in ran), default=0)
         upcoming = self.next_number()
         if upcoming - last > self.settings.refresh_every:
             seed = self.seed_for("refresh", incumbent.number, upcoming)
@@ -295,10 +314,10 @@ class ResearchSession:
         if experiment.status is Status.KEEP:
             assert experiment.commit_hash is not None
             self._advance_branch(experiment.incumbent, experiment.commit_hash)
-        self.ledger.settled(self.tag, experiment.number)
-        self.ledger.back_up()
         self.write_records()
         self.write_snapshot(experiment)
+        self.ledger.settled(self.tag, experiment.number)  # last: a kill before it has all of this done again
+        self.ledger.back_up()
         return self.ledger.experiment(self.tag, experiment.number)
 
     def _advance_branch(self, old: str, new: str) -> None:
@@ -365,7 +384,7 @@ class ResearchSession:
         trial = self._against_its_peers(done.trial, who.commit_hash)
         if done.weights is not None and purpose in (Purpose.CALIBRATE, Purpose.FIRST, Purpose.PAIR):
             # stored for every finished candidate; those of discarded ones are dropped with the verdict
-            store_checkpoint(self.workspace.checkpoints_dir, done.weights)
+            store_checkpoint(self.workspace.checkpoints_dir(self.tag), done.weights)
         self.ledger.end_trial(trial_id, trial, done.log)
         write_run(self.workspace.data_dir, run_json(identity, trial))
         return trial
@@ -443,16 +462,19 @@ class ResearchSession:
             self.session,
             experiment,
             diff=diff,
-            checkpoints_dir=self.workspace.checkpoints_dir,
+            checkpoints_dir=self.workspace.checkpoints_dir(self.tag),
         )
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        """Keep checkpoints of incumbents only: those of judged, discarded candidates go."""
-        kept = {e.commit_hash for e in self.ledger.experiments(self.tag) if e.status in (Status.KEEP, None)}
-        for row in self.ledger.trials(self.tag):
-            if row.trial and row.trial.weights_sha256 and row.commit_hash not in kept:
-                (self.workspace.checkpoints_dir / f"{row.trial.weights_sha256}.safetensors").unlink(missing_ok=True)
+        """Keep checkpoints of incumbents and of the undecided only; what a kill left between two steps goes too."""
+        wanted = {e.commit_hash for e in self.ledger.experiments(self.tag) if e.status in (Status.KEEP, None)}
+        trials = [row for row in self.ledger.trials(self.tag) if row.trial and row.commit_hash in wanted]
+        kept = {f"{row.trial.weights_sha256}.safetensors" for row in trials if row.trial}
+        folder = self.workspace.checkpoints_dir(self.tag)
+        for path in folder.iterdir() if folder.is_dir() else []:
+            if path.name not in kept:
+                path.unlink()
 
     def _show(self, glimpse: Glimpse, number: int, purpose: Purpose, what: str) -> None:
         """Pass a running trial's state on, with what the session knows besides."""

@@ -76,6 +76,6 @@ def _link_checkpoint(folder: Path, checkpoints_dir: Path, hashes: list[str]) -> 
             os.link(stored[-1], fresh)
         except OSError:
             shutil.copyfile(stored[-1], fresh)  # another file system, or one without links
-        os.replace(fresh, target)
+        fresh.replace(target)
     except OSError as error:
         raise disk_error(error, target) from error

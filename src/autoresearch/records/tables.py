@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from autoresearch.files import append_whole, write_whole
 from autoresearch.records.escape import markdown, one_line, quoted_block
 from autoresearch.records.ledger import Experiment, Ledger, TrialRow
-from autoresearch.vocabulary import Status
+from autoresearch.vocabulary import Outcome, Status
 
 # The first six by the names this field's scripts look for; after them our own.
 COLUMNS = (
@@ -61,7 +60,8 @@ class ResultRow:
 def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
     """The row of a judged experiment from its own trials (the incumbent's paired runs count in `seconds` only)."""
     assert experiment.status is not None and experiment.verdict is not None, "only judged experiments have a row"
-    own = [row.trial for row in trials if row.trial and row.commit_hash == experiment.commit_hash]
+    ran = [row for row in trials if row.trial and row.trial.outcome is not Outcome.ABANDONED]
+    own = [row.trial for row in ran if row.trial and row.commit_hash == experiment.commit_hash]
     first = next((trial for trial in own if trial.val_bpb is not None), None)
     verdict = experiment.verdict
     last = own[-1] if own else None
@@ -183,5 +183,5 @@ def _append_missing(path: Path, wanted: str) -> None:
             append_whole(path, data[len(present) :].decode())
         return
     if not present.startswith(data):
-        os.replace(path, path.with_name(f"{path.name}.{time.time_ns()}.found"))
+        path.replace(path.with_name(f"{path.name}.{time.time_ns()}.found"))
     write_whole(path, wanted)

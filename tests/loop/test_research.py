@@ -8,9 +8,10 @@ import threading
 
 import pytest
 
+from autoresearch.loop import attempt, opening
 from autoresearch.loop import research as loop
 from autoresearch.loop.proposers import make_proposer
-from autoresearch.loop.session import Stopped
+from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import load_settings
 from autoresearch.records.ledger import Ledger, Purpose
 from autoresearch.vocabulary import (
@@ -66,17 +67,17 @@ def begun(root, tag="t", **settings):
     workspace = open_workspace(root)
     chosen = load_settings(workspace.settings(), {}, settings)
     ledger = Ledger(workspace.ledger_path)
-    ground = loop.find_ground(chosen)
-    row = loop.begin(workspace, ledger, chosen, ground, tag, committed=False)
-    return loop.session_on(workspace, ledger, row, ground, chosen, Told())
+    ground = opening.find_ground(chosen)
+    row = opening.begin(workspace, ledger, chosen, ground, tag, committed=False)
+    return opening.session_on(workspace, ledger, row, ground, chosen, Told())
 
 
 def resumed(root, tag="t", stop=None, **settings):
     workspace = open_workspace(root)
     chosen = load_settings(workspace.settings(), {}, settings)
     ledger = Ledger(workspace.ledger_path)
-    row, ground = loop.resume(workspace, ledger, chosen, tag)
-    return loop.session_on(workspace, ledger, row, ground, chosen, Told(), stop)
+    row, ground = opening.resume(workspace, ledger, chosen, tag)
+    return opening.session_on(workspace, ledger, row, ground, chosen, Told(), stop)
 
 
 def git(root, *arguments: str) -> str:
@@ -211,19 +212,19 @@ def test_the_incumbent_is_run_again_when_it_has_not_been_for_long(make_workspace
 def test_one_tag_cannot_run_twice_at_once(make_workspace) -> None:
     workspace = open_workspace(make_workspace())
     with (
-        loop.session_lock(workspace, "t"),
+        opening.session_lock(workspace, "t"),
         pytest.raises(SessionBusy, match="running already"),
-        loop.session_lock(workspace, "t"),
+        opening.session_lock(workspace, "t"),
     ):
         pass
-    with loop.session_lock(workspace, "t"):
+    with opening.session_lock(workspace, "t"):
         pass
 
 
 def test_resuming_under_another_contract_is_refused(make_workspace, monkeypatch) -> None:
     root = make_workspace()
     begun(root)
-    monkeypatch.setattr("autoresearch.loop.research.device_kind", lambda _: "cpu:another chip")
+    monkeypatch.setattr("autoresearch.loop.opening.device_kind", lambda _: "cpu:another chip")
     with pytest.raises(WorkspaceError, match="cannot be compared"):
         resumed(root)
 
@@ -242,17 +243,17 @@ def test_try_restores_the_incumbents_file_after_a_discard_and_leaves_a_keep(make
     session = begun(root)
     original = (root / "train.py").read_text()
     (root / "train.py").write_text(original.replace("SHARPNESS = 0.5", "SHARPNESS = 0.1"))
-    assert loop.try_edit(session, "flatter").status is Status.DISCARD
+    assert attempt.try_edit(session, "flatter").status is Status.DISCARD
     assert (root / "train.py").read_text() == original
     better = original.replace("SHARPNESS = 0.5", "SHARPNESS = 1.0")
     (root / "train.py").write_text(better)
-    assert loop.try_edit(session, "sharper").status is Status.KEEP
+    assert attempt.try_edit(session, "sharper").status is Status.KEEP
     assert (root / "train.py").read_text() == better
 
 
 def test_a_disturbed_run_is_repeated_and_not_judged(make_workspace, monkeypatch) -> None:
     session = begun(make_workspace())
-    real = loop.ResearchSession._against_its_peers
+    real = ResearchSession._against_its_peers
     seen: list[int] = []
 
     def first_one_disturbed(self, trial, commit):
@@ -260,7 +261,7 @@ def test_a_disturbed_run_is_repeated_and_not_judged(make_workspace, monkeypatch)
         trial = real(self, trial, commit)
         return trial if len(seen) != 1 else type(trial)(**{**vars(trial), "disturbed": "neighbours"})
 
-    monkeypatch.setattr(loop.ResearchSession, "_against_its_peers", first_one_disturbed)
+    monkeypatch.setattr(ResearchSession, "_against_its_peers", first_one_disturbed)
     session.calibrate(2)
     rows = session.ledger.trials("t", 0)
     assert [bool(row.trial.disturbed) for row in rows] == [True, False, False]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from autoresearch.loop import opening
 from autoresearch.loop import research as loop
 from autoresearch.loop import session as session_module
 from autoresearch.loop.referee import TrialRun
@@ -68,13 +69,13 @@ def run_session(root, *, resume: bool) -> None:
     settings = load_settings(workspace.settings(), {}, {"refresh_every": 2})
     ledger = Ledger(workspace.ledger_path)
     try:
-        with loop.session_lock(workspace, "t"):
+        with opening.session_lock(workspace, "t"):
             if resume:
-                row, ground = loop.resume(workspace, ledger, settings, "t")
+                row, ground = opening.resume(workspace, ledger, settings, "t")
             else:
-                ground = loop.find_ground(settings)
-                row = loop.begin(workspace, ledger, settings, ground, "t", committed=False)
-            session = loop.session_on(workspace, ledger, row, ground, settings, Quiet())
+                ground = opening.find_ground(settings)
+                row = opening.begin(workspace, ledger, settings, ground, "t", committed=False)
+            session = opening.session_on(workspace, ledger, row, ground, settings, Quiet())
             session.recover()
             loop.research(session, Planned(), session.reporter)
     finally:

@@ -255,21 +255,21 @@ def rates_surface(text: str) -> float:
 
 def test_tpe_finds_a_clearly_better_point_within_24_noisy_experiments():
     left = []
-    for seed in range(8):
+    for seed in range(6):
         end, _ = play(
             make_proposer("search", preset="tiny", seed=seed), RATES, rates_surface, 24, noise=0.015, seed=seed
         )
         left.append(rates_surface(end) - 2.0)
     start = rates_surface(RATES) - 2.0
     assert 0.25 < start < 0.32
-    assert max(left) < 0.4 * start  # every seed
-    assert sorted(left)[4] < 0.15 * start  # the middle one
+    assert max(left) < 0.25 * start  # every seed
+    assert sorted(left)[3] < 0.12 * start  # the middle one
 
 
 def test_cmaes_improves_the_rates_on_most_seeds():
     start = rates_surface(RATES)
     gains = []
-    for seed in range(4):
+    for seed in range(3):
         proposer = make_proposer("search:cmaes", preset="tiny", seed=seed)
         gains.append(start - rates_surface(play(proposer, RATES, rates_surface, 24, noise=0.015, seed=seed)[0]))
     assert sorted(gains)[1] > 0.1

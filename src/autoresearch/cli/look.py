@@ -11,7 +11,7 @@ import psutil
 
 from autoresearch.cli import screen
 from autoresearch.contract.rules import rules_for
-from autoresearch.loop.research import session_lock
+from autoresearch.loop.opening import session_lock
 from autoresearch.loop.verdict import noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status

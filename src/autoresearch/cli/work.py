@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autoresearch.cli import screen
 from autoresearch.cli.screen import Screen
+from autoresearch.loop import attempt, opening
 from autoresearch.loop import research as loop
 from autoresearch.loop.proposers import make_proposer
 from autoresearch.loop.session import ResearchSession, Stopped
@@ -52,22 +53,22 @@ def research(options: argparse.Namespace) -> int:
     workspace = open_workspace()
     settings = settings_for(workspace, options)
     ledger = Ledger(workspace.ledger_path)
-    with loop.session_lock(workspace, options.tag):
+    with opening.session_lock(workspace, options.tag):
         if options.resume:
-            row, ground = loop.resume(workspace, ledger, settings, options.tag)
+            row, ground = opening.resume(workspace, ledger, settings, options.tag)
         else:
-            ground = loop.find_ground(settings)
+            ground = opening.find_ground(settings)
             make_proposer(
                 settings.proposer, preset=ground.rules.preset
             )  # an unknown name fails before anything is made
-            row = loop.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
-        loop.refuse_checked_out(workspace, row)
+            row = opening.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
+        opening.refuse_checked_out(workspace, row)
         shown = Screen(as_json=options.json)
         with interruptible() as stop:
-            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
-            proposer = loop.proposer_for(row, settings)
+            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            proposer = opening.proposer_for(row, settings)
             shown.bind(session)
-            for name, value in loop.describe(row, ground, settings, workspace):
+            for name, value in opening.describe(row, ground, settings, workspace):
                 shown.note(f"{name:>11}  {value}")
             for line in session.recover():
                 shown.note(f"found: {line}")
@@ -97,21 +98,21 @@ def try_one(options: argparse.Namespace) -> int:
     ledger = Ledger(workspace.ledger_path)
     sessions = ledger.sessions()
     tag = options.tag or (sessions[-1].tag if sessions else "try")
-    with loop.session_lock(workspace, tag):
+    with opening.session_lock(workspace, tag):
         if ledger.session(tag):
-            row, ground = loop.resume(workspace, ledger, settings, tag)
+            row, ground = opening.resume(workspace, ledger, settings, tag)
         else:
-            ground = loop.find_ground(settings)
+            ground = opening.find_ground(settings)
             # the edit is what is tried; the session starts from what is committed
-            row = loop.begin(workspace, ledger, settings, ground, tag, committed=True)
+            row = opening.begin(workspace, ledger, settings, ground, tag, committed=True)
         shown = Screen(as_json=options.json)
         with interruptible() as stop:
-            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
             shown.bind(session)
             for line in session.recover():
                 shown.note(f"found: {line}")
             try:
-                concluded = loop.try_edit(session, options.message)
+                concluded = attempt.try_edit(session, options.message)
             except Stopped:
                 shown.live.close()
                 print(f"stopped; to go on: autoresearch try -m '...' --tag {tag}", file=sys.stderr)
@@ -156,15 +157,15 @@ def calibrate(options: argparse.Namespace) -> int:
         raise UsageError("noise needs at least two runs", hint="autoresearch calibrate --repeats 5")
     ledger = Ledger(workspace.ledger_path)
     tag = options.tag or f"noise-{workspace.repository.head()[:7]}"
-    with loop.session_lock(workspace, tag):
+    with opening.session_lock(workspace, tag):
         if ledger.session(tag) or options.tag:
-            row, ground = loop.resume(workspace, ledger, settings, tag)
+            row, ground = opening.resume(workspace, ledger, settings, tag)
         else:
-            ground = loop.find_ground(settings)
-            row = loop.begin(workspace, ledger, settings, ground, tag, committed=True)
+            ground = opening.find_ground(settings)
+            row = opening.begin(workspace, ledger, settings, ground, tag, committed=True)
         shown = Screen(as_json=options.json)
         with interruptible() as stop:
-            session = loop.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
             shown.bind(session)
             session.recover()
             try:

@@ -34,6 +34,7 @@ from autoresearch.vocabulary import DataCorrupt, Outcome, Slice, Trial
 TRIAL_FOLDER_PREFIX = "autoresearch-trial-"  # then the referee's process number: a later start removes dead ones
 _TICK = 0.05  # seconds between looks at deadlines, memory and log while nothing arrives
 _STALL = 10.0  # seconds a frame may take once it has begun (200 MB of weights take 0.2)
+_LAST_BREATH = 2.0  # seconds between a closed channel and the exit that explains it
 _FAREWELL = 5.0  # seconds a candidate may take to exit once it knows its score
 _MAX_WEIGHTS_BYTES = 4 * 2**30
 _MAX_ANSWER_BYTES = 2**30
@@ -171,7 +172,14 @@ class _Feeder:
     def open(self, batch_size: int, seq_len: int) -> None:
         self._stream += 1
         request = {"op": "open", "stream": self._stream, "batch_size": batch_size, "seq_len": seq_len}
-        frames.send(self._channel, request)
+        try:
+            frames.send(self._channel, request)
+        except frames.BrokenFrame as error:
+            raise self._stopped() from error
+
+    def _stopped(self) -> DataCorrupt:
+        said = self._log_path.read_text(errors="replace")[-500:].strip()
+        return DataCorrupt(f"the feeder stopped: {said or 'no message'}", hint="autoresearch prepare --force")
 
     def next(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         """The next batch of the stream opened last; waits for it until `deadline` (monotonic seconds)."""
@@ -183,10 +191,7 @@ class _Feeder:
                     "the feeder delivered nothing before the deadline", hint="autoresearch doctor"
                 ) from error
             if got is None:
-                said = self._log_path.read_text(errors="replace")[-500:]
-                raise DataCorrupt(
-                    f"the feeder stopped: {said.strip() or 'no message'}", hint="autoresearch prepare --force"
-                )
+                raise self._stopped()
             if got[0].get("stream") == self._stream:
                 return got
 
@@ -299,7 +304,7 @@ class _Run:
         try:
             return frames.receive(self._channel, most, _STALL)
         except frames.BrokenFrame as error:
-            if self._tree.wait(2.0) is not None:
+            if self._tree.wait(_LAST_BREATH) is not None:
                 raise self._ended_without_score() from error
             raise _Ended(Outcome.REJECTED, f"the channel broke: {error}") from error
 
@@ -308,7 +313,7 @@ class _Run:
         try:
             frames.send(self._channel, header, payload)
         except frames.BrokenFrame as error:
-            if self._tree.wait(2.0) is not None:
+            if self._tree.wait(_LAST_BREATH) is not None:
                 raise self._ended_without_score() from error
             raise _Ended(Outcome.REJECTED, f"the candidate does not read its channel: {error}") from error
 

@@ -11,7 +11,10 @@ MAX_LOG_BYTES = 4 * 2**20  # beyond it the run is stopped: a training log is a f
 _KEPT_HEAD = 64 * 1024
 _KEPT_TAIL = 192 * 1024
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.")
-_CONTROL = re.compile(r"[^\t\n\x20-\x7e\xa0-\u1fff\u2010-\u2027\u2030-\u2065\u2070-\ud7ff\uf900-\ufffc]")
+# besides controls: soft hyphen, zero-width characters, byte order mark, and what turns text around
+_CONTROL = re.compile(
+    r"[^\t\n\x20-\x7e\xa0-\xac\xae-\u061b\u061d-\u1fff\u2010-\u2027\u2030-\u205f\u2070-\ud7ff\uf900-\ufefe\uff00-\uffef]"
+)
 _LOSS = re.compile(r"loss:\s*([0-9]+(?:\.[0-9]+)?)")
 _SUMMARY_LINE = re.compile(r"([A-Za-z_]{1,32}):\s+([0-9][0-9.,]{0,24})\s*")
 SUMMARY_KEYS = (

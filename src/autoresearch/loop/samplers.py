@@ -17,7 +17,7 @@ from autoresearch.loop.search_space import Dimension, Scale
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_NUM_VALUES = 12
+_NUM_VALUES = 8
 _POPULATION = 6  # per generation: the default of 8 for four rates leaves three generations to a session of 24
 
 

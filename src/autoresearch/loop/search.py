@@ -34,7 +34,7 @@ _CLOSEST = 0.2
 _GRID = 33
 # CMA-ES starts in the middle of its ranges with a standard deviation of a sixth of them: a factor of 1.6.
 _CMAES_REACH = 2.0
-_CMAES_ASKS = 50
+_CMAES_ASKS = 8
 
 
 @dataclass(frozen=True)

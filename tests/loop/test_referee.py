@@ -1,0 +1,696 @@
+"""Sealed trials with real processes: honest candidates, broken ones, and ones that want a score they did not earn."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import fake_experiment
+from safetensors.numpy import load
+
+from autoresearch.contract.prepared import open_prepared_directory
+from autoresearch.contract.rules import Clock
+from autoresearch.loop import referee, run_log
+from autoresearch.loop.referee import Arena, Order, run_trial
+from autoresearch.vocabulary import DataCorrupt, Outcome, Slice
+
+SEED = 7
+
+# Where `altered` puts a line into tests/experiments/counting.py: before the line that holds these words.
+PLACES = {
+    "import": "class Counts:",
+    "forward": "logits = SHARPNESS",
+    "start": "tokenizer = Tokenizer.from_directory()",
+    "step": 'print(f"step',
+    "examination": "val_bpb = evaluate_bpb(",
+    "end": 'print(f"---',
+}
+
+SEND_RAW = "link = evaluate_bpb._link._channel\n"  # the candidate's end of the socket pair
+
+
+def altered(**lines: str) -> str:
+    """The honest counting experiment with lines put in at the named places, indented as needed."""
+    text = fake_experiment()
+    for place, code in lines.items():
+        before, line = next(
+            (text[:at], text[at:].split("\n", 1)[0])
+            for at in range(len(text))
+            if (at == 0 or text[at - 1] == "\n") and PLACES[place] in text[at:].split("\n", 1)[0]
+        )
+        indent = line[: len(line) - len(line.lstrip())]
+        text = before + textwrap.indent(textwrap.dedent(code).strip("\n") + "\n", indent) + text[len(before) :]
+    return text
+
+
+@pytest.fixture
+def trial(smoke, tmp_path):
+    """A function that runs one trial of an experiment file. Afterwards nothing of it may be left."""
+    rules, prepared = smoke
+    log_path = tmp_path / "run.log"
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def run(text, *, seed=SEED, on_slice=Slice.SEARCH, arena=None, more_files=None, **rule_changes):
+        options = {key: rule_changes.pop(key) for key in ("on_start", "on_glimpse", "stop") if key in rule_changes}
+        arena = arena or Arena(dataclasses.replace(rules, **rule_changes), prepared, "cpu", accelerators=False)
+        order = Order({"train.py": text, **(more_files or {})}, "train.py", seed, on_slice)
+        return run_trial(arena, order, log_path, **options)
+
+    run.log_path = log_path
+    yield run
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert not left, "a trial left processes running"
+    ours = f"{referee.TRIAL_FOLDER_PREFIX}{os.getpid()}-*"
+    assert not list(Path(tempfile.gettempdir()).glob(ours)), "a trial left its folder"
+
+
+@pytest.fixture(scope="module")
+def honest_score(smoke, tmp_path_factory):
+    """val_bpb of the honest experiment with SEED on the search slice."""
+    rules, prepared = smoke
+    order = Order({"train.py": fake_experiment()}, "train.py", SEED)
+    return run_trial(Arena(rules, prepared, "cpu", False), order, tmp_path_factory.mktemp("h") / "log").trial.val_bpb
+
+
+def assert_no_score(run, outcome, reason):
+    """The trial ended so, for a reason that holds these words, and left neither score nor weights behind."""
+    assert run.trial.outcome is outcome, run.trial.reason
+    assert reason in run.trial.reason
+    assert run.trial.val_bpb is None
+    if outcome is not Outcome.REJECTED:
+        assert run.weights is None
+
+
+# -- honest -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_run_finishes_with_all_that_a_row_needs(trial, smoke):
+    rules, prepared = smoke
+    run = trial(fake_experiment())
+    found = run.trial
+    assert found.outcome is Outcome.FINISHED
+    assert 1 < found.val_bpb < 5
+    assert (found.num_steps, found.num_tokens) == (8, 8 * 4 * rules.max_seq_len)
+    assert (found.seed, found.slice, found.budget_used) == (SEED, Slice.SEARCH, 8.0)
+    assert found.audited_positions == 4 * rules.num_audits_per_batch  # 32 rows in batches of 8
+    assert found.prefix_pairs >= rules.num_prefix_rows
+    assert 0 <= found.largest_deviation < 1e-3
+    assert found.claimed == {"num_steps": 8.0, "depth": 1.0}
+    assert found.peak_memory_mb > 5
+    assert 0 < found.startup_seconds < found.total_seconds
+    assert found.exam_seconds > 0 and found.tok_sec > 0 and found.cpu_seconds > 0
+    assert found.reason == "" and found.disturbed == ""
+    assert found.sealed == referee.sandbox.SEALED
+    assert f"val_bpb:          {found.val_bpb:.6f}" in run.log  # the candidate is told the referee's score
+    assert found.log_tail.splitlines()[-1] == "depth:            1"
+    assert run.log == trial.log_path.read_text()
+
+
+def test_the_weights_kept_are_the_ones_that_were_examined(trial, smoke):
+    _, prepared = smoke
+    run = trial(fake_experiment())
+    counts = load(run.weights)["counts"]
+    assert counts.shape == (prepared.tokenizer.get_vocab_size(),)
+    assert counts.sum() == pytest.approx(4.0 * len(counts) + run.trial.num_tokens)
+    assert hashlib.sha256(run.weights).hexdigest() == run.trial.weights_sha256
+
+
+def test_the_same_seed_gives_the_same_score_and_another_seed_another(trial, honest_score):
+    assert trial(fake_experiment()).trial.val_bpb == honest_score
+    assert trial(fake_experiment(), seed=SEED + 1).trial.val_bpb != honest_score
+
+
+def test_another_slice_of_the_validation_text_gives_another_score(trial, honest_score):
+    run = trial(fake_experiment(), on_slice=Slice.CONFIRM)
+    assert run.trial.slice is Slice.CONFIRM
+    assert run.trial.val_bpb != honest_score
+
+
+def test_the_batch_size_of_the_examination_does_not_change_the_score(trial, honest_score):
+    for batch_size in ("5", "10**12"):
+        run = trial(
+            fake_experiment().replace(
+                "evaluate_bpb(model, tokenizer, 8)", f"evaluate_bpb(model, tokenizer, {batch_size})"
+            )
+        )
+        assert run.trial.val_bpb == pytest.approx(honest_score, abs=1e-6)
+
+
+def test_glimpses_show_the_phases_and_the_loss(trial):
+    seen = []
+    step = "import time\nuntil = time.monotonic() + 0.1\nwhile time.monotonic() < until: pass"
+    run = trial(altered(step=step), on_glimpse=seen.append)
+    assert run.trial.outcome is Outcome.FINISHED
+    training = [glimpse for glimpse in seen if glimpse.phase == "training"]
+    assert [glimpse.step for glimpse in training] == sorted(glimpse.step for glimpse in training)
+    assert training[-1].loss == pytest.approx(6 - (training[-1].step - 2) / 10, abs=0.11)
+    assert 0 < training[-1].progress <= 1 and training[-1].tok_sec > 0
+    assert seen[-1].phase == "examination"
+
+
+def test_a_changed_batch_size_in_mid_run_works_and_every_token_is_counted(trial, smoke):
+    rules, _ = smoke
+    step = "if step == 3:\n    loader = make_dataloader(tokenizer, 2, MAX_SEQ_LEN // 2)\n    break"
+    again = "for inputs, targets, _ in loader:\n    assert inputs.shape == targets.shape == (2, MAX_SEQ_LEN // 2)"
+    run = trial(altered(step=step, examination=again))
+    assert run.trial.outcome is Outcome.FINISHED
+    assert run.trial.num_tokens == 4 * 4 * rules.max_seq_len + 4 * rules.max_seq_len
+
+
+def test_a_run_that_stops_before_its_budget_still_gets_a_score(trial):
+    run = trial(altered(step="if step == 2: break"))
+    assert run.trial.outcome is Outcome.FINISHED
+    assert run.trial.num_steps == 3
+
+
+def test_other_files_of_the_order_lie_beside_the_experiment(trial, honest_score):
+    run = trial(altered(**{"import": "import helper_of_mine"}), more_files={"helper_of_mine.py": "print('helped')\n"})
+    assert "helped" in run.log
+    assert run.trial.val_bpb == honest_score
+
+
+def test_a_candidate_that_lingers_after_its_score_keeps_it(trial, monkeypatch, honest_score):
+    monkeypatch.setattr(referee, "_FAREWELL", 0.2)
+    run = trial(altered(end="while True: pass"))
+    assert (run.trial.outcome, run.trial.val_bpb) == (Outcome.FINISHED, honest_score)
+
+
+# -- broken -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["def main(:\n", "x = 1\0\n", "if True:\nprint()\n"])
+def test_a_syntax_error_starts_no_process(trial, text):
+    started = []
+    run = trial(text, on_start=lambda *start: started.append(start))
+    assert_no_score(run, Outcome.CRASHED, "SyntaxError")
+    assert started == []
+    assert run.trial.log_tail.startswith("SyntaxError")
+    assert trial.log_path.read_text().startswith("SyntaxError")
+
+
+def test_a_syntax_error_names_its_line(trial):
+    assert trial("x = 1\ny = = 2\n").trial.reason == "SyntaxError: invalid syntax (train.py, line 2)"
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "reason"),
+    [
+        ("import", "import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("start", "assert 7 % 2 == 0, 'use an even number of heads'", "AssertionError: use an even number of heads"),
+        ("step", "raise MemoryError", "out of memory"),
+        ("import", "raise SystemExit(0)", "exit code 0"),
+        ("step", "import os; os.kill(os.getpid(), 11)", "signal 11"),
+        ("forward", "raise IndexError('in forward')", "IndexError: in forward"),
+        ("step", "make_dataloader(tokenizer, 1, 64, 'val')", "ValueError: split 'val'"),
+        ("step", "make_dataloader(tokenizer, 1, MAX_SEQ_LEN + 1)", "ValueError: B=1"),
+        ("step", "print('---\\nval_bpb: 0.1', flush=True); import os; os._exit(0)", "exit code 0"),
+    ],
+)
+def test_a_candidate_that_ends_by_itself_has_crashed_and_the_reason_is_told(trial, place, code, reason):
+    run = trial(altered(**{place: code}))
+    assert_no_score(run, Outcome.CRASHED, reason)
+    assert run.trial.log_tail == run_log.tail_of(run.log)
+
+
+def test_the_fast_fail_is_a_divergence(trial):
+    run = trial(altered(step="print('FAIL')\nraise SystemExit(1)"))
+    assert_no_score(run, Outcome.DIVERGED, "NaN")
+
+
+def test_memory_beyond_the_limit_stops_the_run(trial, monkeypatch):
+    monkeypatch.setattr(Arena, "memory_limit_mb", property(lambda _: 250.0))
+    run = trial(altered(step="block = np.ones(40_000_000)\nwhile True: pass"))
+    assert_no_score(run, Outcome.CRASHED, "out of memory")
+    assert run.trial.peak_memory_mb > 250
+
+
+def test_a_log_flood_stops_the_run_and_what_is_kept_is_bounded(trial, monkeypatch):
+    monkeypatch.setattr(run_log, "MAX_LOG_BYTES", 100_000)
+    run = trial(altered(step="while True: print('x' * 1000)"))
+    assert_no_score(run, Outcome.CRASHED, "the log grew beyond 100,000 bytes")
+    assert len(run.log) < 300_000
+
+
+# -- deadlines --------------------------------------------------------------------------------------------------------
+
+FOREVER = "while True: pass"
+SLEEPS = "import time; time.sleep(600)"
+
+
+def test_start_up_has_a_cap_of_its_own(trial):
+    run = trial(altered(**{"import": SLEEPS}), startup_cap=0.6)
+    assert_no_score(run, Outcome.TIMED_OUT, "start-up took more than 0.6 s")
+    assert run.trial.total_seconds < 5
+
+
+def test_requests_without_end_do_not_escape_the_start_up_cap(trial):
+    run = trial(altered(start="while True: evaluate_bpb._link.hello()"), startup_cap=1)
+    assert_no_score(run, Outcome.TIMED_OUT, "start-up")
+
+
+def test_training_without_end_overruns_the_budget(trial):
+    run = trial(altered(step=SLEEPS), clock=Clock.WALL, time_budget=0.3, grace=0.1)
+    assert_no_score(run, Outcome.TIMED_OUT, "no weights within 0.3 + 0.1 s")
+
+
+def test_training_without_end_meets_the_wall_deadline_whatever_the_clock(trial):
+    # steps stand still while a candidate sleeps, and so do its CPU seconds
+    for clock in (Clock.STEPS, Clock.CPU):
+        run = trial(altered(step=SLEEPS), clock=clock, wall_deadline=0.3)
+        assert_no_score(run, Outcome.TIMED_OUT, "training took more than 0.3 s of wall time")
+
+
+def test_weights_later_than_budget_and_grace_are_not_examined(trial):
+    late = "import time\nuntil = time.monotonic() + 0.2\nwhile time.monotonic() < until: pass"
+    run = trial(altered(step="if step == 2: break", examination=late), clock=Clock.WALL, time_budget=0.1, grace=0.05)
+    assert_no_score(run, Outcome.TIMED_OUT, "no weights within")
+    assert run.trial.weights_sha256 == ""
+
+
+def test_an_evaluation_that_never_returns_meets_the_exam_deadline(trial):
+    run = trial(altered(forward=SLEEPS), exam_deadline=0.4)
+    assert_no_score(run, Outcome.TIMED_OUT, "the examination took more than 0.4 s")
+
+
+def test_an_evaluation_too_slow_in_sum_meets_the_exam_deadline(trial):
+    slow = "import time\nuntil = time.monotonic() + 0.1\nwhile time.monotonic() < until: pass"
+    run = trial(altered(forward=slow), exam_deadline=0.4)
+    assert_no_score(run, Outcome.TIMED_OUT, "the examination took more than 0.4 s")
+
+
+def test_the_whole_trial_has_a_last_deadline(trial):
+    run = trial(altered(step=SLEEPS), trial_deadline=1.0)
+    assert_no_score(run, Outcome.TIMED_OUT, "the whole trial took more than 1 s")
+
+
+def test_under_the_wall_clock_the_stream_ends_with_the_budget(trial):
+    step = "import time\nuntil = time.monotonic() + 0.02\nwhile time.monotonic() < until: pass"
+    run = trial(altered(step=step), clock=Clock.WALL, time_budget=0.3, grace=2)
+    assert run.trial.outcome is Outcome.FINISHED
+    assert 3 <= run.trial.num_steps <= 15
+    assert 0.2 < run.trial.budget_used < 2.3
+    assert run.trial.cpu_share is None
+
+
+# -- the channel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("link.sendall(b'val_bpb: 0.1\\n' * 100)", "the channel broke: header of"),
+        ("link.sendall(b'\\xff\\xff\\xff\\xff')", "the channel broke: header of 4294967295 bytes"),
+    ],
+)
+def test_garbage_on_the_channel_is_rejected(trial, monkeypatch, code, reason):
+    monkeypatch.setattr(referee, "_LAST_BREATH", 0.2)
+    run = trial(altered(step=SEND_RAW + code + "\n" + SLEEPS))
+    assert_no_score(run, Outcome.REJECTED, reason)
+
+
+@pytest.mark.parametrize(
+    ("place", "header", "reason"),
+    [
+        ("start", {"op": "score", "val_bpb": 0.1}, "unexpected request 'score' during start-up"),
+        ("start", {"op": "next"}, "unexpected request 'next' during start-up"),
+        ("start", {"op": ["\x1b[2J"] * 99}, "unexpected request"),
+        ("step", {"op": "answer", "shape": [1]}, "unexpected request 'answer' during training"),
+        ("step", {"op": "hello"}, "unexpected request 'hello' during training"),
+        ("start", {"op": "open", "batch_size": 2**40, "seq_len": 64}, "impossible shape"),
+        ("start", {"op": "open", "batch_size": 1, "seq_len": 65}, "impossible shape"),
+        ("start", {"op": "open", "batch_size": "4", "seq_len": None}, "impossible shape"),
+    ],
+)
+def test_a_request_out_of_turn_or_shape_is_rejected(trial, place, header, reason):
+    code = SEND_RAW + f"from autoresearch.contract import frames\nframes.send(link, {header!r})\n" + SLEEPS
+    assert_no_score(trial(altered(**{place: code})), Outcome.REJECTED, reason)
+
+
+@pytest.mark.parametrize("weights", [b"val_bpb: 0.1", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}junk"])
+def test_weights_that_are_not_safetensors_are_rejected(trial, weights):
+    run = trial(altered(examination=f"evaluate_bpb._link.examine({weights!r}, 8, lambda ask: None)"))
+    assert_no_score(run, Outcome.REJECTED, "the weights handed over are not safetensors")
+
+
+def test_weights_before_any_batch_are_rejected(trial):
+    run = trial(altered(start="evaluate_bpb(Counts(512), None, 8)"))
+    assert_no_score(run, Outcome.REJECTED, "before any training batch")
+
+
+@pytest.mark.parametrize("shape", ["[2]", "None", "[-1, -1]", "[0.5, 1]"])
+def test_an_answer_that_is_not_the_array_it_names_is_rejected(trial, shape):
+    code = f"""
+    from autoresearch.contract import frames
+    link = evaluate_bpb._link._channel
+    frames.send(link, {{"op": "answer", "shape": {shape}}}, b"12")
+    import time; time.sleep(600)
+    """
+    assert_no_score(trial(altered(forward=code)), Outcome.REJECTED, "not a float32 array of the shape it names")
+
+
+# -- cheats -----------------------------------------------------------------------------------------------------------
+
+RUNTIME = "from autoresearch.backends.runtime import NumpyRuntime\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("NumpyRuntime.nll = lambda self, l, t: np.full(t.shape, np.nan, np.float32)", "claims are not all finite"),
+        ("NumpyRuntime.nll = lambda self, l, t: np.ones(t.shape, np.float32)", "differs from its own logits"),
+        ("NumpyRuntime.pick = lambda self, l, r, c: l[r, c][:, :9].copy()", "have shape"),
+        ("np.log = lambda x: x * 0 + 1", "differs from its own logits"),
+    ],
+)
+def test_claims_that_the_model_did_not_make_are_rejected(trial, code, reason):
+    run = trial(altered(examination=RUNTIME + code))
+    assert_no_score(run, Outcome.REJECTED, reason)
+    assert run.trial.weights_sha256  # what was examined stays on record
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time; time.time = time.monotonic = time.perf_counter = lambda: 0.0",
+        "import math; math.log = lambda *_: 0.0",
+        "import prepare; prepare.TIME_BUDGET = 10**9; prepare.MAX_SEQ_LEN = 1; prepare.SEED = 0",
+        "tokenizer.token_bytes[:] = 1000",
+        "import autoresearch.contract.bpb as bpb; bpb.bits_per_byte = lambda *_: 0.1",
+        "import autoresearch.contract.examination as e; e.PLAUSIBLE_BPB = 0; e.CLAIM_TOLERANCE = 1e9",
+    ],
+)
+def test_patching_clock_constants_or_metric_changes_nothing(trial, honest_score, code):
+    body = f"try:\n    {code}\nexcept ValueError:\n    pass  # read-only is fine too"
+    run = trial(fake_experiment().replace("    loader = make", textwrap.indent(body, "    ") + "\n    loader = make"))
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert run.trial.val_bpb == honest_score
+    assert run.trial.num_steps == 8
+
+
+def test_a_patched_evaluation_changes_only_what_the_candidate_prints(trial, honest_score):
+    code = "honest = evaluate_bpb\nevaluate_bpb = lambda *a: honest(*a) * 0 + 0.1"
+    run = trial(altered(**{"import": code}))
+    assert run.trial.val_bpb == honest_score
+    assert "val_bpb:          0.100000" in run.log
+
+
+def test_an_evaluation_replaced_altogether_gives_no_score(trial):
+    code = "import prepare\nprepare.evaluate_bpb = lambda *_: 0.1\nfrom prepare import evaluate_bpb"
+    assert_no_score(trial(altered(**{"import": code})), Outcome.CRASHED, "exit code 0")
+
+
+def test_no_batch_is_handed_out_beyond_the_budget(trial):
+    code = "extra = evaluate_bpb._link.next_batch()\nprint('extra', extra)"
+    assert_no_score(trial(altered(examination=code)), Outcome.REJECTED, "unexpected request 'next' during hand-over")
+
+
+def test_a_module_written_beside_the_experiment_shadows_nothing(trial):
+    code = """
+    import pathlib, subprocess, sys
+    here = pathlib.Path(__file__).parent
+    (here / "colorsys.py").write_text("print('SHADOWED')")
+    (pathlib.Path.cwd() / "colorsys.py").write_text("print('SHADOWED')")
+    (pathlib.Path.cwd() / "sitecustomize.py").write_text("print('SHADOWED')")
+    import colorsys
+    assert here not in pathlib.Path(colorsys.__file__).parents
+    subprocess.run([sys.executable, "-c", "import colorsys"], cwd=here, check=True)
+    subprocess.run([sys.executable, "-c", "import colorsys"], check=True)
+    print("looked")
+    """
+    run = trial(altered(start=code))
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert "looked" in run.log and "SHADOWED" not in run.log
+
+
+def test_the_folder_of_a_trial_holds_only_the_ordered_files(trial):
+    code = "import pathlib; print('beside', sorted(p.name for p in pathlib.Path(__file__).parent.iterdir()))"
+    run = trial(altered(start=code), more_files={"train_mlx.py": ""})
+    assert "beside ['train.py', 'train_mlx.py']" in run.log
+
+
+def test_the_environment_holds_no_secret_and_home_is_the_scratch(trial, monkeypatch):
+    monkeypatch.setenv("FAKE_API_KEY", "sk-top-secret")
+    code = "import os; print(dict(os.environ)); print('home', os.path.samefile(os.environ['HOME'], os.getcwd()))"
+    run = trial(altered(start=code))
+    assert "home True" in run.log and "PYTHONSAFEPATH" in run.log
+    assert "sk-top-secret" not in run.log and "FAKE_API_KEY" not in run.log
+
+
+def test_notes_left_in_the_scratch_do_not_reach_the_next_trial(trial):
+    code = (
+        "import pathlib; note = pathlib.Path.home() / 'note'; print('found', note.exists()); note.write_text('weights')"
+    )
+    assert ["found False" in trial(altered(start=code)).log for _ in range(2)] == [True, True]
+
+
+# -- CPU clock --------------------------------------------------------------------------------------------------------
+
+CPU = {"clock": Clock.CPU, "time_budget": 0.4, "grace": 0.2, "wall_deadline": 20.0}
+
+BURN = """
+import os, signal, time
+def burn(seconds):
+    begin = time.process_time()
+    while time.process_time() - begin < seconds: pass
+"""
+
+
+def test_under_the_cpu_clock_the_budget_is_cpu_seconds(trial):
+    run = trial(altered(**{"import": BURN}, step="burn(0.05)"), **CPU)
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert 4 <= run.trial.num_steps <= 10
+    assert 0.3 <= run.trial.budget_used <= 0.6
+    assert run.trial.cpu_share > 0
+
+
+def test_cpu_of_a_child_counts(trial):
+    step = "if step == 0 and os.fork() == 0:\n    burn(60)\nif step == 0: time.sleep(60)"
+    run = trial(altered(**{"import": BURN}, step=step), **CPU)
+    assert_no_score(run, Outcome.TIMED_OUT, "no weights within 0.4 + 0.2 CPU seconds")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted by prctl, which only Linux has")
+def test_a_daemon_is_charged_for_and_dies_with_the_trial(trial, tmp_path):
+    note = tmp_path / "daemon"
+    step = f"""
+    if step == 0:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                with open({str(note)!r}, "w") as out: out.write(str(os.getpid()))
+                burn(60)
+            os._exit(0)
+        os.wait()
+        time.sleep(60)
+    """
+    run = trial(altered(**{"import": BURN}, step=step), **CPU)
+    assert_no_score(run, Outcome.TIMED_OUT, "CPU seconds")
+    assert run.trial.cpu_seconds >= 0.6
+    assert not psutil.pid_exists(int(note.read_text()))
+
+
+def test_a_daemon_that_outlives_an_honest_end_dies_with_the_trial(trial, tmp_path):
+    note = tmp_path / "daemon"
+    code = f"""
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        with open({str(note)!r} + ".part", "w") as out: out.write(str(os.getpid()))
+        os.rename({str(note)!r} + ".part", {str(note)!r})
+        time.sleep(60)
+    while not os.path.exists({str(note)!r}): pass
+    """
+    run = trial(altered(examination=code))
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert not psutil.pid_exists(int(note.read_text()))
+
+
+def test_a_child_that_worked_before_the_clock_buys_no_free_training(trial):
+    # Were the child's seconds counted twice, the clock would stand still while the candidate trains for as many.
+    start = """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        burn(0.6)
+        os.write(writer, b"x")
+        time.sleep(60)
+    os.read(reader, 1)
+    """
+    step = "if step == 0:\n    os.kill(child, 9)\n    os.waitpid(child, 0)\nburn(0.05)"
+    run = trial(altered(**{"import": BURN}, start=start, step=step), **CPU)
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert run.trial.num_steps <= 10  # the whole budget, in steps of 0.05
+
+
+def test_a_small_share_of_a_core_is_called_disturbed_under_the_cpu_clock_only(smoke):
+    rules = {clock: dataclasses.replace(smoke[0], clock=clock) for clock in Clock}
+    assert "50% of a core" in referee._disturbance(0.5, rules[Clock.CPU])
+    assert referee._disturbance(0.79, rules[Clock.CPU])
+    assert referee._disturbance(0.81, rules[Clock.CPU]) == ""
+    assert referee._disturbance(None, rules[Clock.CPU]) == ""
+    assert referee._disturbance(0.1, rules[Clock.WALL]) == ""
+    assert referee._disturbance(0.1, rules[Clock.STEPS]) == ""
+
+
+def test_a_candidate_that_slept_while_training_is_marked_disturbed(trial):
+    run = trial(altered(step="if step == 1:\n    import time; time.sleep(0.5)\n    break"), **CPU)
+    assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
+    assert run.trial.cpu_share < 0.5
+    assert "neighbours used the machine" in run.trial.disturbed
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["start-up", "training", "examination"])
+def test_a_stop_ends_the_trial_in_any_phase(trial, phase):
+    place = {"start-up": "start", "training": "step", "examination": "forward"}[phase]
+    stop = threading.Event()
+    pids = []
+
+    def stop_in_phase(glimpse):
+        if glimpse.phase == phase:
+            stop.set()
+
+    run = trial(
+        altered(**{place: FOREVER}), stop=stop, on_glimpse=stop_in_phase, on_start=lambda pid, _: pids.append(pid)
+    )
+    assert_no_score(run, Outcome.ABANDONED, "stopped by the user")
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_on_start_names_the_very_process(trial):
+    seen = []
+
+    def look(pid, created_at):
+        process = psutil.Process(pid)
+        seen.append((process.create_time() == created_at, process.ppid() == os.getpid()))
+
+    trial(altered(start="raise SystemExit"), on_start=look)
+    assert seen == [(True, True)]
+
+
+def test_an_error_of_ours_leaves_nothing_running(trial):
+    def fail(_pid, _created):
+        raise ValueError("the ledger is full")
+
+    with pytest.raises(ValueError, match="the ledger is full"):
+        trial(altered(start=FOREVER), on_start=fail)
+
+
+REFEREE = """
+import sys
+from pathlib import Path
+from autoresearch.contract.prepared import open_prepared_directory
+from autoresearch.contract.rules import rules_for
+from autoresearch.loop.referee import Arena, Order, run_trial
+prepared, folder = open_prepared_directory(Path(sys.argv[1])), Path(sys.argv[2])
+order = Order({"train.py": (folder / "candidate.py").read_text()}, "train.py", 1)
+run_trial(Arena(rules_for("smoke"), prepared, "cpu", False), order, folder / "log")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="death with the parent is asked of prctl, which only Linux has")
+def test_candidate_and_feeder_die_when_the_referee_is_killed(smoke, tmp_path):
+    step = "import os, time\nprint('candidate', os.getpid(), '.', flush=True)\ntime.sleep(600)"
+    (tmp_path / "candidate.py").write_text(altered(step=step))
+    command = [sys.executable, "-c", REFEREE, str(smoke[1].directory), str(tmp_path)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody is left to remove the trial's folder
+    with subprocess.Popen(command, env=environment) as killed:
+        poll(lambda: (tmp_path / "log").exists() and " ." in (tmp_path / "log").read_text())
+        family = psutil.Process(killed.pid).children(recursive=True)
+        assert len(family) == 2  # candidate and feeder
+        os.kill(killed.pid, signal.SIGKILL)
+    poll(lambda: not any(runs(process) for process in family))
+    for process in family:  # they became ours if an earlier trial made this process adopt orphans
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, 0)
+
+
+def poll(condition, seconds=20.0):
+    """Wait until the condition holds; the test fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def runs(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# -- our own data -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(smoke, tmp_path):
+    """(Arena on a copy of the prepared data with many steps, path of its training tokens)."""
+    rules, prepared = smoke
+    folder = shutil.copytree(prepared.directory, tmp_path / "copy")
+    many = dataclasses.replace(rules, time_budget=10**9)
+    tokens = max(folder.glob("*.npy"), key=lambda path: path.stat().st_size if "train" in path.name else 0)
+    return Arena(many, open_prepared_directory(folder), "cpu", accelerators=False), tokens
+
+
+def test_tokens_truncated_before_the_feeder_starts_are_our_failure(trial, spoilt):
+    arena, tokens = spoilt
+    os.truncate(tokens, 100)
+    with pytest.raises(DataCorrupt) as caught:
+        trial(fake_experiment(), arena=arena)
+    assert caught.value.hint.startswith("autoresearch prepare")
+
+
+def test_tokens_truncated_in_mid_run_are_our_failure_and_not_the_candidates(trial, spoilt):
+    arena, tokens = spoilt
+
+    def truncate(glimpse):
+        if glimpse.phase == "training":
+            os.truncate(tokens, 0)
+
+    with pytest.raises(DataCorrupt, match="the feeder stopped") as caught:
+        trial(fake_experiment(), arena=arena, on_glimpse=truncate)
+    assert caught.value.hint
+
+
+def test_a_feeder_that_dies_before_a_slow_candidate_asks_is_our_failure(trial, spoilt):
+    arena, tokens = spoilt
+    tokens.unlink()
+    slow = "import time\nuntil = time.monotonic() + 1.0\nwhile time.monotonic() < until: pass"
+    with pytest.raises(DataCorrupt) as caught:
+        trial(altered(start=slow), arena=arena)
+    assert "autoresearch" in caught.value.hint
+
+
+def test_trials_leave_no_open_files_behind(trial):
+    trial(altered(start="raise SystemExit"))
+    gc.collect()
+    before = psutil.Process().num_fds()
+    trial(fake_experiment())
+    gc.collect()
+    assert psutil.Process().num_fds() <= before
+
+
+def test_every_reason_is_a_finite_short_line(trial):
+    run = trial(altered(step="raise ValueError('\\x1b[2J' + 'x' * 10_000 + '\\nsecond')"))
+    assert run.trial.outcome is Outcome.CRASHED
+    assert len(run.trial.reason) <= 200 and "\x1b" not in run.trial.reason
+    assert math.isfinite(run.trial.total_seconds)

@@ -28,7 +28,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=_TEMPORARY)
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=_TEMPORARY
+        )
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -61,8 +63,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def append_whole(path: Path, text: str) -> None:
-    """Append `text` with one write and an fsync.
+def append_whole(path: Path, content: str | bytes) -> None:
+    """Append `content` with one write and an fsync.
 
     Raises:
         DiskError: as `write_whole`; a torn tail is mended by whoever rewrites the file from the ledger.
@@ -71,7 +73,7 @@ def append_whole(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            data = text.encode()
+            data = content.encode() if isinstance(content, str) else content
             while data:
                 data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)

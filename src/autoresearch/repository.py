@@ -27,6 +27,7 @@ _SAFE_CONFIG = (
     "advice.detachedHead=false",
 )
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_INSTALL_GIT = "install git (apt-get install git, or xcode-select --install)"
 MAX_SURFACE_BYTES = 1_000_000  # a training file is 30 kB; text smuggled into code has to fit under this
 
 
@@ -65,7 +66,6 @@ class Repository:
         Raises:
             WorkspaceError: there is none, or git is not installed.
         """
-        self._cwd = start
         try:
             found = subprocess.run(
                 ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"],
@@ -76,9 +76,7 @@ class Repository:
                 env=_environment(),
             )
         except FileNotFoundError as error:
-            raise WorkspaceError(
-                "git is not installed", hint="install git (apt-get install git, or xcode-select --install)"
-            ) from error
+            raise WorkspaceError("git is not installed", hint=_INSTALL_GIT) from error
         if found.returncode != 0:
             said = found.stderr.strip().splitlines()
             detail = f" ({said[-1]})" if said and "not a git repository" not in said[-1] else ""
@@ -86,7 +84,7 @@ class Repository:
                 f"{start} is not inside a git repository{detail}",
                 hint="autoresearch init mylab && cd mylab   (or: git init && git add -A && git commit -m start)",
             )
-        toplevel, common = found.stdout.splitlines()
+        toplevel, common = found.stdout.rstrip("\n").split("\n")
         self.toplevel = Path(toplevel)
         self.common_dir = Path(common)
 
@@ -106,7 +104,7 @@ class Repository:
         options = [part for setting in _SAFE_CONFIG for part in ("-c", setting)]
         return subprocess.run(
             ["git", *options, *arguments],
-            cwd=self._cwd,
+            cwd=self.toplevel,  # ls-tree reads paths from where it runs
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -238,10 +236,20 @@ class Repository:
 
     def dirty_paths(self) -> list[str]:
         """Tracked files of the checkout that differ from its commit, and new files that git does not ignore."""
-        out = self.git("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all").decode(
-            errors="replace"
-        )
+        arguments = ("--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=dirty")
+        out = self.git("status", *arguments, extra=self._without_filters()).decode(errors="replace")
         return [entry[3:] for entry in out.split("\0") if len(entry) > 3]
+
+    def _without_filters(self) -> dict[str, str]:
+        """Environment that empties every configured clean filter: `status` would run them on changed files."""
+        pattern = r"^filter\..*\.(clean|process|required)$"
+        found = self._run(("config", "--null", "--name-only", "--get-regexp", pattern), None, None)
+        names = [name for name in found.stdout.decode(errors="replace").split("\0") if name]
+        switched = {"GIT_CONFIG_COUNT": str(len(names))}
+        for number, name in enumerate(names):
+            switched[f"GIT_CONFIG_KEY_{number}"] = name
+            switched[f"GIT_CONFIG_VALUE_{number}"] = "false" if name.endswith(".required") else ""
+        return switched
 
 
 def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -259,9 +267,16 @@ def start_repository(folder: Path, files: list[str]) -> None:
     Raises:
         WorkspaceError: git does not know the user, or failed.
     """
-    subprocess.run(
-        ["git", "init", "--quiet", "-b", "main"], cwd=folder, check=True, env=_environment(), capture_output=True
-    )
+    command = ["git", "init", "--quiet", "-b", "main"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, env=_environment(), capture_output=True)
+    except FileNotFoundError as error:
+        raise WorkspaceError("git is not installed", hint=_INSTALL_GIT) from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip()
+        raise WorkspaceError(
+            f"git init failed: {said[-500:]}", hint="git --version   (2.31 or newer is needed)"
+        ) from error
     repository = Repository(folder)
     identity = repository.identity()
     repository.git("add", "--", *files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Workspace:
         """The table [tool.autoresearch] of the workspace's pyproject.toml; empty when there is none.
 
         Raises:
-            WorkspaceError: the file is not valid TOML.
+            WorkspaceError: the file is not valid TOML, or the name is not a table in it.
         """
         path = self.root / "pyproject.toml"
         if not path.is_file():
@@ -114,8 +115,13 @@ class Workspace:
             raise WorkspaceError(
                 f"{path} cannot be read: {error}", hint=f"mend {path.name}, or git checkout -- {path.name}"
             ) from error
-        settings = table.get("tool", {}).get("autoresearch", {})
-        return settings if isinstance(settings, dict) else {}
+        tools = table.get("tool", {})
+        settings = tools.get("autoresearch", {}) if isinstance(tools, dict) else tools
+        if not isinstance(settings, dict):
+            raise WorkspaceError(
+                f"{path}: tool.autoresearch is not a table", hint=f"write [tool.autoresearch] in {path.name}"
+            )
+        return settings
 
     def check_writable(self) -> None:
         """Pass when records can be written here.
@@ -233,5 +239,9 @@ def create_workspace(folder: Path, *, requirement: str) -> list[str]:
     )
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     made = [*WORKSPACE_FILES, "pyproject.toml"]
-    start_repository(folder, made)
+    try:
+        start_repository(folder, made)
+    except WorkspaceError:
+        shutil.rmtree(folder)  # all of it is ours, and the same command must work once git is set up
+        raise
     return made

@@ -122,6 +122,12 @@ def test_a_window_pattern_that_builds_the_same_layers_is_no_change():
     assert space().changes_for("WINDOW_PATTERN", "L") == {"WINDOW_PATTERN": "L"}
 
 
+def test_the_length_of_a_window_that_no_layer_has_is_no_change():
+    source = BATCHES + "SHORT_WINDOW_DIVISOR = 2\n"
+    assert space(source).changes_for("SHORT_WINDOW_DIVISOR", 4) == {"SHORT_WINDOW_DIVISOR": 4}
+    assert space(source.replace("SSSL", "L")).changes_for("SHORT_WINDOW_DIVISOR", 4) is None
+
+
 def test_an_aspect_ratio_that_rounds_to_the_same_width_is_no_change():
     assert space().changes_for("ASPECT_RATIO", 24) is None
     assert space().changes_for("ASPECT_RATIO", 48) == {"ASPECT_RATIO": 48}

@@ -31,6 +31,16 @@ def settings_for(workspace: Workspace, options: argparse.Namespace) -> Settings:
     return load_settings(workspace.settings(), os.environ, flags)
 
 
+def _ledger_to_write(workspace: Workspace) -> Ledger:
+    """The ledger of a workspace that records can be written in.
+
+    Raises:
+        WorkspaceError: the workspace is read-only. LedgerError: the ledger is damaged or busy.
+    """
+    workspace.check_writable()
+    return Ledger(workspace.ledger_path)
+
+
 def train(options: argparse.Namespace) -> int:
     """One unsealed run in this process."""
     workspace = open_workspace()
@@ -52,7 +62,7 @@ def research(options: argparse.Namespace) -> int:
     """The night."""
     workspace = open_workspace()
     settings = settings_for(workspace, options)
-    ledger = Ledger(workspace.ledger_path)
+    ledger = _ledger_to_write(workspace)
     with opening.session_lock(workspace, options.tag):
         if options.resume:
             row, ground = opening.resume(workspace, ledger, settings, options.tag)
@@ -95,7 +105,7 @@ def try_one(options: argparse.Namespace) -> int:
     """One experiment from the edit in this checkout."""
     workspace = open_workspace()
     settings = settings_for(workspace, options)
-    ledger = Ledger(workspace.ledger_path)
+    ledger = _ledger_to_write(workspace)
     sessions = ledger.sessions()
     tag = options.tag or (sessions[-1].tag if sessions else "try")
     with opening.session_lock(workspace, tag):
@@ -155,7 +165,7 @@ def calibrate(options: argparse.Namespace) -> int:
     settings = settings_for(workspace, options)
     if options.repeats < 2:
         raise UsageError("noise needs at least two runs", hint="autoresearch calibrate --repeats 5")
-    ledger = Ledger(workspace.ledger_path)
+    ledger = _ledger_to_write(workspace)
     tag = options.tag or f"noise-{workspace.repository.head()[:7]}"
     with opening.session_lock(workspace, tag):
         if ledger.session(tag) or options.tag:

@@ -26,6 +26,12 @@ CLAIM_TOLERANCE = 1e-3
 # CPU fp32 measured below 2e-5 on honest models; accelerators run bf16 with other neighbours in the batch.
 TOLERANCE_CPU = 5e-3
 TOLERANCE_ACCELERATOR = 0.15
+# Rounding has no direction, a leak has: claims may on average beat the prefix answers by this part of the tolerance
+# (1e-4 nats on a CPU, five times what rounding measured) and by DIRECTION_SIGMAS standard errors of that average.
+# Five standard errors of twelve pairs, the fewest a preset asks for, are passed by chance once in 5,000 trials
+# (Student's t, 11 degrees of freedom), and only where rounding is larger than the part allowed.
+DIRECTION_PART = 0.02
+DIRECTION_SIGMAS = 5.0
 # No model of this size reads English below this; the published best is 0.96 on far more text.
 PLAUSIBLE_BPB = 0.3
 
@@ -128,6 +134,7 @@ def examine(
                 apart <= tolerance,
                 f"position {column} of a row changed by {apart:.4f} nats with the text after it: the model looks ahead",
             )
+        _check_direction([-log_prob - claims[row, column] for row, column, log_prob in prefix_answers], tolerance)
     except _Refused as refusal:
         return Examined(None, str(refusal), audited, len(prefix_answers), largest)
     mask = byte_bearing(rows, token_bytes)
@@ -144,10 +151,12 @@ def _prefix_batches(
 ) -> list[tuple[Ints, AskPrefix]]:
     """Rows cut at random places, their tails filled with other rows' text, in batches of exactly `batch_size`."""
     seq_len = rows.shape[1] - 1
+    others = max(1, len(rows) - 1)
     batches = []
     for _ in range(max(1, -(-num_rows // batch_size))):
         picked = random.integers(0, len(rows), batch_size)
-        tails = random.integers(0, len(rows), batch_size)
+        # never its own tail: that would be a whole row, shown early and agreeing with any look-ahead
+        tails = (picked + random.integers(1, others + 1, batch_size)) % len(rows)
         # position p answers for target p + 1 of the row; the last position would be a whole row, so it is left out
         positions = random.integers(0, max(1, seq_len - 1), batch_size)
         inputs = rows[tails, :-1].astype(np.int64)
@@ -188,6 +197,19 @@ def _check_audit(
     apart = np.abs(log_probs[np.arange(len(targets)), targets] + claimed[audit.rows, audit.columns]).max()
     _require(bool(apart <= CLAIM_TOLERANCE), f"a claim differs from its own logits by {apart:.4f} nats")
     return float(apart)
+
+
+def _check_direction(gains: list[float], tolerance: float) -> None:
+    """Refuse claims that beat the prefix answers on average: `gains` are prefix answer minus claim, in nats.
+
+    Each pair may hide up to the tolerance, a systematic leak cannot hide in the mean (one-sided t test).
+    """
+    gain = float(np.mean(gains))
+    error = float(np.std(gains, ddof=1)) / len(gains) ** 0.5
+    _require(
+        gain <= DIRECTION_PART * tolerance + DIRECTION_SIGMAS * error,
+        f"whole rows scored {gain:.4f} nats better on average than their prefixes: the model looks ahead",
+    )
 
 
 def _checked(answer: NDArray[np.float32], shape: tuple[int, ...], what: str) -> NDArray[np.float64]:

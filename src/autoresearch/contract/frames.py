@@ -47,13 +47,22 @@ def receive(link: socket.socket, max_payload: int, seconds: float | None = None)
     Raises:
         BrokenFrame: the other side closed, timed out, or sent a malformed or oversized frame.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
+    if seconds is None:
+        return _frame(link, max_payload, None)
+    usual = link.gettimeout()
+    try:
+        return _frame(link, max_payload, time.monotonic() + seconds)
+    finally:
+        link.settimeout(usual)  # or whoever sends next would inherit what was left of this deadline
+
+
+def _frame(link: socket.socket, max_payload: int, deadline: float | None) -> tuple[dict[str, Any], bytes]:
     (size,) = _LENGTH.unpack(_exactly(link, _LENGTH.size, deadline))
     if size > MAX_HEADER_BYTES:
         raise BrokenFrame(f"header of {size} bytes, at most {MAX_HEADER_BYTES} are accepted")
     try:
         header = json.loads(_exactly(link, size, deadline))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of more digits than Python reads
         raise BrokenFrame(f"header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise BrokenFrame("header is not a JSON object")
@@ -70,7 +79,10 @@ def _exactly(link: socket.socket, size: int, deadline: float | None) -> bytes:
     while filled < size:
         try:
             if deadline is not None:
-                link.settimeout(max(0.001, deadline - time.monotonic()))
+                left = deadline - time.monotonic()
+                if left <= 0:  # a sender that drips bytes is as late as one that is silent
+                    raise TimeoutError("timed out")
+                link.settimeout(left)
             got = link.recv_into(view[filled:])
         except OSError as error:
             raise BrokenFrame(str(error) or type(error).__name__) from error

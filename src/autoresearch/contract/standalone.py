@@ -24,7 +24,7 @@ from autoresearch.contract.packing import pack_batches
 from autoresearch.contract.prepared import Prepared, open_prepared
 from autoresearch.contract.rules import Clock, Rules, rules_for
 from autoresearch.contract.tokenizer import Tokenizer
-from autoresearch.vocabulary import AutoresearchError, Slice
+from autoresearch.vocabulary import AutoresearchError, Slice, UsageError
 
 DEFAULT_SEED = 42  # the field's
 
@@ -87,6 +87,13 @@ def preset_in_force(start: Path) -> str:
     return default_preset(detect())
 
 
+def _seed(text: str) -> int:
+    """A seed from the environment: what numpy's generators take, an integer from 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"AUTORESEARCH_SEED={text!r} is not a seed", hint=f"export AUTORESEARCH_SEED={DEFAULT_SEED}")
+    return int(text)
+
+
 def standalone_names(start: Path | None = None, *, dataset: str | None = None) -> dict[str, Any]:
     """What `from prepare import ...` gives a script that a person runs: constants now, data when first asked for.
 
@@ -95,7 +102,7 @@ def standalone_names(start: Path | None = None, *, dataset: str | None = None) -
     rules = rules_for(preset_in_force(start or Path.cwd()))
     if rules.clock is not Clock.WALL:
         os.environ.update(hide_accelerators_environment())
-    seed = int(os.environ.get("AUTORESEARCH_SEED", DEFAULT_SEED))
+    seed = _seed(os.environ.get("AUTORESEARCH_SEED", str(DEFAULT_SEED)))
     constants = {
         "MAX_SEQ_LEN": rules.max_seq_len,
         "TIME_BUDGET": rules.time_budget,

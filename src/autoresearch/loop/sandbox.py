@@ -74,9 +74,6 @@ class _Spent:
     waited: float
 
 
-_NOTHING = _Spent(0.0, 0.0)
-
-
 class ProcessTree:
     """A process and everything it started; with `adopts` also what was reparented to us since (one such tree at a time)."""
 
@@ -144,8 +141,9 @@ class ProcessTree:
             self._make_books()
             self._books_made_at = now
         on_books = sum(spent.own + spent.waited for spent in self._books.values())
-        if self._root in self._books:
-            on_books += max(0.0, _spent_by(self._root).own - self._books[self._root].own)
+        root_then, root_now = self._books.get(self._root), _spent_by(self._root)
+        if root_then and root_now:
+            on_books += root_now.own - root_then.own
         self._most_cpu = max(self._most_cpu, on_books + self._reaped_cpu + self._lost_cpu)
         return self._most_cpu
 
@@ -159,8 +157,8 @@ class ProcessTree:
         for _ in range(2):  # once more if something is missing: a child may be waited for between two readings
             self._reap_adopted()
             # parents first: what a child hands over meanwhile is then missed until the next look, never counted twice
-            self._books = {member: _spent_by(member) for member in [self._root, *self._members()]}
-            self._books = {member: spent for member, spent in self._books.items() if spent != _NOTHING}
+            looked_at = {member: _spent_by(member) for member in [self._root, *self._members()]}
+            self._books = {member: spent for member, spent in looked_at.items() if spent is not None}
             vanished = sum(spent.own + spent.waited for member, spent in before.items() if member not in self._books)
             waited = sum(spent.waited for spent in self._books.values()) + self._reaped_cpu
             waited_before = (
@@ -213,11 +211,12 @@ class ProcessTree:
                     self._reaped_cpu += usage.ru_utime + usage.ru_stime
 
 
-def _spent_by(process: psutil.Process) -> _Spent:
+def _spent_by(process: psutil.Process) -> _Spent | None:
+    """What a process has spent; None when it is gone."""
     try:
         times = process.cpu_times()
     except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
-        return _NOTHING
+        return None
     return _Spent(times.user + times.system, times.children_user + times.children_system)
 
 

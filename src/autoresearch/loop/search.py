@@ -29,7 +29,7 @@ METHODS = ("tpe", "cmaes", "random")
 
 # A value closer than this (in steps, see search_space) to one already tried cannot be told from it: the effect of a
 # factor of two is about the noise of a few trials.
-_CLOSEST = 0.2
+_CLOSEST = 0.3
 # Coordinates tried when every better idea is taken, per dimension.
 _GRID = 33
 # CMA-ES starts in the middle of its ranges with a standard deviation of a sixth of them: a factor of 1.6.

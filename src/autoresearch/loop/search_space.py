@@ -171,6 +171,8 @@ class SearchSpace:
                 return None
         if name in ("ASPECT_RATIO", "WINDOW_PATTERN") and _layers(now) is not None and _layers(now) == _layers(after):
             return None
+        if name.startswith("SHORT_WINDOW") and _has_no_short_window(now):
+            return None
         if name == "HEAD_DIM" and _width(now) != _width(after):  # rounding up would make a wider model: two ideas
             return None
         return changes
@@ -361,6 +363,12 @@ def _layers(values: Mapping[str, Scalar]) -> tuple[object, ...] | None:
         return None
     windows = (pattern * depth)[: depth - 1] + "L" if isinstance(pattern, str) else None
     return _width(values) or values.get("ASPECT_RATIO"), windows
+
+
+def _has_no_short_window(values: Mapping[str, Scalar]) -> bool:
+    """Whether every layer sees the whole row, so that the length of a short window is never used."""
+    layers = _layers(values)
+    return layers is not None and isinstance(layers[1], str) and "S" not in layers[1]
 
 
 def _width(values: Mapping[str, Scalar]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -95,8 +96,10 @@ def _checked(settings: Settings) -> Settings:
     positive = ("experiments", "hours", "calibration", "max_pairs", "refresh_every", "crash_streak", "threads")
     for key in positive:
         value = getattr(settings, key)
-        if value is not None and value <= 0:
-            raise UsageError(f"setting {key} = {value} must be more than zero", hint="autoresearch research --help")
+        if value is not None and not 0 < value < math.inf:  # refuses nan too
+            raise UsageError(
+                f"setting {key} = {value} must be more than zero and finite", hint="autoresearch research --help"
+            )
     if settings.calibration < 2:
         raise UsageError(
             "setting calibration must be at least 2: one run says nothing about noise", hint="--calibration 3"

@@ -7,6 +7,7 @@ passes through is here before anything outside moves, so that a kill at any inst
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from autoresearch.files import disk_error
 from autoresearch.vocabulary import LedgerError, Outcome, Proposal, Slice, Status, Trial, Verdict
 
 SCHEMA_VERSION = 1
@@ -167,9 +169,24 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refused = disk_error(error, path.parent)
+            raise LedgerError(refused.message, hint=refused.hint) from error
+        if path.is_file() and path.stat().st_size == 0 and self.backup_path.is_file():
+            # SQLite would take it for a new file and start an empty record
+            raise LedgerError(f"the ledger {path} is damaged (it is empty)", hint=self._restore_hint())
         with self._mend():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        try:
+            self._open()
+        except LedgerError:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        with self._mend():
             self._db.row_factory = sqlite3.Row
             # WAL: a kill leaves the last transaction whole; FULL: so does a power cut
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -200,10 +217,12 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # a full disk fails the COMMIT and leaves the transaction open, or SQLite has already rolled back
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     @contextmanager
     def _mend(self) -> Iterator[None]:
@@ -222,6 +241,10 @@ class Ledger:
                     f"cannot write the ledger {self.path}: {said}", hint=f"chmod u+w {self.path.parent}"
                 ) from error
             raise LedgerError(f"the ledger {self.path} cannot be used: {said}", hint="autoresearch status") from error
+        except sqlite3.IntegrityError as error:
+            raise LedgerError(
+                f"the ledger {self.path} refuses this record: {error}", hint="autoresearch status"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise LedgerError(
                 f"the ledger {self.path} is damaged ({error})",
@@ -229,11 +252,13 @@ class Ledger:
             ) from error
 
     def _restore_hint(self) -> str:
-        backup = self.backup_path
-        aside = f"mv '{self.path}' '{self.path}.damaged'"
-        if backup.is_file():
-            return f"{aside} && cp '{backup}' '{self.path}'   (the copy made after the last verdict), then --resume"
-        return f"{aside}   (every attempt is still in git: git for-each-ref refs/autoresearch)"
+        # with its -wal: SQLite would replay the damaged file's log into the restored one
+        folder, name = shlex.quote(str(self.path.parent)), shlex.quote(self.path.name)
+        aside = f"cd {folder} && mv {name}* $(mktemp -d damaged.XXXXXX)"
+        if self.backup_path.is_file():
+            copy = f"cp {shlex.quote(self.backup_path.name)} {name}"
+            return f"({aside} && {copy})   (the copy made after the last verdict), then --resume"
+        return f"({aside})   (every attempt is still in git: git for-each-ref refs/autoresearch)"
 
     @property
     def backup_path(self) -> Path:

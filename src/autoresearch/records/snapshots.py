@@ -77,5 +77,6 @@ def _link_checkpoint(folder: Path, checkpoints_dir: Path, hashes: list[str]) -> 
         except OSError:
             shutil.copyfile(stored[-1], fresh)  # another file system, or one without links
         fresh.replace(target)
+        fresh.unlink(missing_ok=True)  # renaming one link of a file onto another does nothing
     except OSError as error:
         raise disk_error(error, target) from error

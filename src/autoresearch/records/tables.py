@@ -147,7 +147,8 @@ def log_entry(row: ResultRow) -> str:
         )
     lines.append(f"- sealed: {markdown(row.sealed)}")
     if row.log_tail:
-        lines += ["- the end of its log, as quoted data:", "", quoted_block(row.log_tail)]
+        # a paragraph, not a list item: inside an item four spaces would not make a code block
+        lines += ["", "The end of its log, as quoted data:", "", quoted_block(row.log_tail)]
     return "\n".join(lines) + "\n\n---\n\n"
 
 
@@ -180,8 +181,8 @@ def _append_missing(path: Path, wanted: str) -> None:
     present = path.read_bytes()
     if data.startswith(present):
         if len(present) < len(data):
-            append_whole(path, data[len(present) :].decode())
+            append_whole(path, data[len(present) :])  # bytes: a torn tail may end inside a character
         return
-    if not present.startswith(data):
-        path.replace(path.with_name(f"{path.name}.{time.time_ns()}.found"))
+    # also when it holds all of ours and more: a ledger restored from its backup knows less than the file
+    path.replace(path.with_name(f"{path.name}.{time.time_ns()}.found"))
     write_whole(path, wanted)

@@ -134,6 +134,10 @@ class DataCorrupt(AutoresearchError):
     """A shard, tokenizer or prepared file is truncated or altered."""
 
 
+class InstallationError(AutoresearchError):
+    """Our own launcher did not start: the package was changed or broken under a running session."""
+
+
 class LedgerError(AutoresearchError):
     """The ledger cannot be read or written."""
 

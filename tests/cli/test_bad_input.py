@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from calling import WORSE_SHARPNESS, call, done, edit, git, refused
 
+from autoresearch.records.ledger import Ledger
 from autoresearch.workspace import open_workspace
 
 
@@ -134,6 +135,12 @@ def test_verbs_that_look_say_how_to_begin_a_first_session(make_workspace):
     root = make_workspace()
     for verb in (("status",), ("history",), ("show", "1"), ("diff", "1")):
         assert refused(call(root, *verb), 1, "no session") == "autoresearch research TAG"
+
+
+def test_a_ledger_without_a_session_counts_as_none_begun(make_workspace):
+    root = make_workspace()
+    Ledger(open_workspace(root).ledger_path).close()  # what a session that was refused early leaves
+    assert refused(call(root, "history"), 1, "no session was ever begun") == "autoresearch research TAG"
 
 
 def test_calibration_with_one_run_is_refused(make_workspace):

@@ -25,9 +25,9 @@ from safetensors.numpy import load
 
 from autoresearch.contract.prepared import open_prepared_directory
 from autoresearch.contract.rules import Clock
-from autoresearch.loop import referee, run_log
+from autoresearch.loop import candidate, referee, run_log, sandbox
 from autoresearch.loop.referee import Arena, Order, run_trial
-from autoresearch.vocabulary import DataCorrupt, Outcome, Slice
+from autoresearch.vocabulary import DataCorrupt, InstallationError, Outcome, Slice
 
 SEED = 7
 
@@ -75,7 +75,7 @@ def trial(smoke, tmp_path):
     yield run
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     assert not left, "a trial left processes running"
-    ours = f"{referee.TRIAL_FOLDER_PREFIX}{os.getpid()}-*"
+    ours = f"{candidate.FOLDER_PREFIX}{os.getpid()}-*"
     assert not list(Path(tempfile.gettempdir()).glob(ours)), "a trial left its folder"
 
 
@@ -694,3 +694,11 @@ def test_every_reason_is_a_finite_short_line(trial):
     assert run.trial.outcome is Outcome.CRASHED
     assert len(run.trial.reason) <= 200 and "\x1b" not in run.trial.reason
     assert math.isfinite(run.trial.total_seconds)
+
+
+def test_a_launcher_that_does_not_start_is_our_error_and_no_verdict(trial, monkeypatch):
+    real = sandbox.interpreter
+    broken = [sys.executable, "-c", "raise SystemExit('no such flag')"]
+    monkeypatch.setattr(sandbox, "interpreter", lambda module: broken if module.endswith("channel") else real(module))
+    with pytest.raises(InstallationError, match=r"did not start.*no such flag"):
+        trial(fake_experiment())

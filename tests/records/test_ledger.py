@@ -297,13 +297,10 @@ def test_following_the_hint_of_a_damaged_ledger_restores_the_last_backup(tmp_pat
     ledger.add_event("nov21", "after the backup")
     path = ledger.path
     # a kill leaves a log beside the file, which must not be replayed into the restored copy
-    logs = {name: path.with_name(f"{path.name}{name}").read_bytes() for name in ("-wal", "-shm")}
+    log = path.with_name(f"{path.name}-wal").read_bytes()
     ledger.close()
-    for name, content in logs.items():
-        path.with_name(f"{path.name}{name}").write_bytes(content)
     damage(path)
-    if damage is not garble_header:  # else the log has the header's page, and mends it
-        path.with_name(f"{path.name}-wal").write_bytes(logs["-wal"][:100])
+    path.with_name(f"{path.name}-wal").write_bytes(log[:100])  # a whole one may hold the damaged pages, and mend them
     with pytest.raises(LedgerError, match="damaged") as caught:
         read_all(path)
     command = caught.value.hint.split("   (")[0]
@@ -391,6 +388,8 @@ def test_a_full_ledger_says_so_and_goes_on_when_there_is_room(ledger):
 
 
 FULL_DISK = """
+import errno
+import os
 from ledgers import HASH, KEPT, open_ledger, record, trial_of
 from autoresearch.vocabulary import LedgerError, Proposal
 
@@ -398,13 +397,13 @@ ledger = open_ledger(DISK)
 record(ledger, 1, trial_of(), KEPT)
 ledger.back_up()
 ballast = DISK / "ballast"
-with ballast.open("wb") as stream:
-    try:
-        while True:
-            stream.write(b"x" * 4096)
-            stream.flush()
-    except OSError:
+descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+try:
+    while os.write(descriptor, b"x" * 4096):
         pass
+except OSError as error:
+    assert error.errno == errno.ENOSPC
+os.close(descriptor)
 big = Proposal("big", {"train.py": "x" * 50_000}, "search")
 for attempt in (lambda: ledger.propose("nov21", 2, HASH, big), ledger.back_up):
     try:
@@ -412,10 +411,6 @@ for attempt in (lambda: ledger.propose("nov21", 2, HASH, big), ledger.back_up):
         print("written")
     except LedgerError as error:
         print(error.message.split(" /")[0], "|", error.hint)
-try:
-    stream.close()
-except OSError:
-    pass
 ballast.unlink()
 print([one.number for one in ledger.experiments("nov21")], ledger.check())
 print(ledger.propose("nov21", 2, HASH, big).proposal == big)

@@ -32,9 +32,11 @@ def _open() -> tuple[Workspace, Ledger]:
 
 def _session(ledger: Ledger, tag: str | None) -> Session:
     sessions = ledger.sessions()
+    if not sessions:
+        raise WorkspaceError("no session was ever begun in this repository", hint="autoresearch research TAG")
     found = next((s for s in reversed(sessions) if tag is None or s.tag == tag), None)
     if found is None:
-        known = ", ".join(s.tag for s in sessions) or "none"
+        known = ", ".join(s.tag for s in sessions)
         raise UsageError(f"no session {tag!r} in this repository; known: {known}", hint="autoresearch history")
     return found
 

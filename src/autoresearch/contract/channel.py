@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import os
 import runpy
 import signal
@@ -205,22 +206,41 @@ def decode_ask(header: dict[str, Any], payload: bytes) -> Ask:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run an experiment file as the candidate of a sealed trial. Started by the referee, never by a person."""
+    """Wait for an order and run its experiment file. Started by the referee, never by a person."""
     parser = argparse.ArgumentParser(prog="autoresearch-candidate")
     parser.add_argument("--fd", type=int, required=True, help="the channel to the referee")
-    parser.add_argument("--file", type=Path, required=True, help="the experiment file, in the trial's directory")
     parser.add_argument("--parent", type=int, required=True, help="process number of the referee")
+    parser.add_argument("--preload", default="", help="modules to import while waiting, with commas between")
     options = parser.parse_args(arguments)
     _die_with_the_referee(options.parent)
-    link = SocketLink(socket.socket(fileno=options.fd))
+    for name in filter(None, options.preload.split(",")):
+        importlib.import_module(name)
+    channel = socket.socket(fileno=options.fd)
+    file = _take_order(channel)
+    link = SocketLink(channel)
     header, table = link.hello()
     prepare = types.ModuleType("prepare", "The names of a sealed trial, registered by its launcher.")
     vars(prepare).update(surface_names(link, Tokenizer.from_json(table.decode()), header["constants"]))
     sys.modules["prepare"] = prepare
     # last: a file beside train.py must not shadow the standard library or a package
-    sys.path.append(str(options.file.parent))
-    sys.argv = [str(options.file)]
-    runpy.run_path(str(options.file), run_name="__main__")
+    sys.path.append(str(file.parent))
+    sys.argv = [str(file)]
+    runpy.run_path(str(file), run_name="__main__")
+
+
+def _take_order(channel: socket.socket) -> Path:
+    """Wait for the log's descriptor, which becomes standard output and error, and the path of the experiment file."""
+    marker, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    if not marker:
+        sys.exit("the referee closed the channel before an order came")
+    (log,) = descriptors
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        line += channel.recv(1)
+    return Path(line[:-1].decode())
 
 
 def _die_with_the_referee(parent: int) -> None:

@@ -6,13 +6,10 @@ import contextlib
 import hashlib
 import math
 import os
-import queue
 import select
-import shutil
-import socket
-import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +26,10 @@ from autoresearch.contract.examination import Ask, Examined, examine, tolerance_
 from autoresearch.contract.prepared import Prepared
 from autoresearch.contract.rules import Clock, Rules
 from autoresearch.loop import run_log, sandbox
-from autoresearch.vocabulary import DataCorrupt, Outcome, Slice, Trial
+from autoresearch.loop.candidate import Candidate
+from autoresearch.loop.supply import Supply
+from autoresearch.vocabulary import InstallationError, Outcome, Slice, Trial
 
-TRIAL_FOLDER_PREFIX = "autoresearch-trial-"  # then the referee's process number: a later start removes dead ones
 _TICK = 0.05  # seconds between looks at deadlines, memory and log while nothing arrives
 _STALL = 10.0  # seconds a frame may take once it has begun (200 MB of weights take 0.2)
 _LAST_BREATH = 2.0  # seconds between a closed channel and the exit that explains it
@@ -107,106 +105,46 @@ def run_trial(
     *,
     on_start: Callable[[int, float], None] = lambda _pid, _created: None,
     on_glimpse: Callable[[Glimpse], None] = lambda _: None,
+    on_examination: Callable[[], None] = lambda: None,
+    spare: Candidate | None = None,
     stop: threading.Event | None = None,
 ) -> TrialRun:
     """Run one sealed trial and say how it ended. A candidate's failure is a value here, never an exception.
 
     log_path receives the raw output. `on_start` is told the candidate's process number and creation time, so that a
-    later start can end what a kill left running. A set `stop` ends the trial as ABANDONED.
+    later start can end what a kill left running. `on_examination` is called when training is over and the clock has
+    stopped. `spare` is a candidate started ahead; without one, one is started now. A set `stop` ends the trial as
+    ABANDONED.
 
     Raises:
-        DataCorrupt: our own prepared data cannot be read.
+        DataCorrupt: our own prepared data cannot be read. InstallationError: our launcher does not start.
     """
     broken = _syntax_problem(order)
     if broken:
         log_path.write_text(broken + "\n", encoding="utf-8")
         trial = Trial(Outcome.CRASHED, reason=broken, seed=order.seed, slice=order.slice, sealed=sandbox.SEALED)
         return TrialRun(replace(trial, log_tail=broken), broken)
-    folder = Path(tempfile.mkdtemp(prefix=f"{TRIAL_FOLDER_PREFIX}{os.getpid()}-"))
+    if spare is not None and spare.tree.poll() is not None:
+        spare.close()  # it died while it waited
+        spare = None
+    candidate = spare or Candidate(accelerators=arena.accelerators, threads=arena.threads)
     try:
-        return _Run(arena, order, log_path, folder, on_glimpse, stop or threading.Event()).go(on_start)
+        run = _Run(arena, order, log_path, candidate, on_glimpse, on_examination, stop or threading.Event())
+        return run.go(on_start)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        candidate.close()
 
 
 def _syntax_problem(order: Order) -> str:
     try:
-        compile(order.files[order.entry], order.entry, "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a candidate's odd escape sequence is not for our user's terminal
+            compile(order.files[order.entry], order.entry, "exec", dont_inherit=True)
     except SyntaxError as error:
         return f"SyntaxError: {error.msg} ({order.entry}, line {error.lineno})"
     except (ValueError, RecursionError, MemoryError) as error:
         return f"SyntaxError: {order.entry} cannot be compiled: {type(error).__name__}"
     return ""
-
-
-class _Feeder:
-    """Our end of the feeder process: a few batches ahead, in a thread that only reads."""
-
-    def __init__(self, arena: Arena, seed: int, folder: Path) -> None:
-        ours, theirs = socket.socketpair()
-        self._channel = ours
-        self._stream = 0
-        self._ahead: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue(maxsize=4)
-        self._log_path = folder / "feeder.log"
-        environment = sandbox.clean_environment(folder, accelerators=False, threads=1)
-        command = [*sandbox.interpreter("autoresearch.contract.feeder"), "--fd", str(theirs.fileno())]
-        command += ["--prepared", str(arena.prepared.directory), "--seed", str(seed)]
-        with self._log_path.open("wb") as log:
-            self.tree = sandbox.ProcessTree(
-                command,
-                directory=folder,
-                environment=environment,
-                output=log,
-                pass_fds=[theirs.fileno()],
-                adopts=False,
-            )
-        theirs.close()
-        threading.Thread(target=self._read_ahead, daemon=True).start()
-
-    def _read_ahead(self) -> None:
-        try:
-            while True:
-                self._ahead.put(frames.receive(self._channel, _MAX_ANSWER_BYTES))
-        except frames.BrokenFrame:
-            self._ahead.put(None)  # the feeder ended; whoever waits learns it here
-
-    def open(self, batch_size: int, seq_len: int) -> None:
-        self._stream += 1
-        request = {"op": "open", "stream": self._stream, "batch_size": batch_size, "seq_len": seq_len}
-        try:
-            frames.send(self._channel, request)
-        except frames.BrokenFrame as error:
-            raise self._stopped() from error
-
-    def _stopped(self) -> DataCorrupt:
-        said = self._log_path.read_text(errors="replace")[-500:].strip()
-        return DataCorrupt(f"the feeder stopped: {said or 'no message'}", hint="autoresearch prepare --force")
-
-    def next(self, deadline: float) -> tuple[dict[str, Any], bytes]:
-        """The next batch of the stream opened last; waits for it until `deadline` (monotonic seconds)."""
-        while True:
-            try:
-                got = self._ahead.get(timeout=max(0.01, deadline - time.monotonic()))
-            except queue.Empty as error:
-                raise DataCorrupt(
-                    "the feeder delivered nothing before the deadline", hint="autoresearch doctor"
-                ) from error
-            if got is None:
-                raise self._stopped()
-            if got[0].get("stream") == self._stream:
-                return got
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_RDWR)
-        self.tree.kill()
-        while True:  # let the reading thread out of a full queue
-            try:
-                if self._ahead.get(timeout=1.0) is None:
-                    break
-            except queue.Empty:
-                break
-        self._channel.close()
 
 
 class _Run:
@@ -217,18 +155,24 @@ class _Run:
         arena: Arena,
         order: Order,
         log_path: Path,
-        folder: Path,
+        candidate: Candidate,
         on_glimpse: Callable[[Glimpse], None],
+        on_examination: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self._arena = arena
         self._rules = arena.rules
         self._order = order
         self._log_path = log_path
-        self._folder = folder
+        self._candidate = candidate
+        self._channel = candidate.channel
+        self._tree = candidate.tree
+        self._budget = Budget(arena.rules, self._tree.cpu_seconds)
         self._on_glimpse = on_glimpse
+        self._on_examination = on_examination
         self._stop = stop
         self._phase = "start-up"
+        self._introduced = False
         self._batch_tokens = 0
         self._rows_shape = (0, 0)
         self._steps = 0
@@ -249,41 +193,21 @@ class _Run:
 
     def go(self, on_start: Callable[[int, float], None]) -> TrialRun:
         """Start feeder and candidate, serve them to the end, and account for everything."""
-        trial_dir, scratch = self._folder / "trial", self._folder / "scratch"
-        trial_dir.mkdir()
-        scratch.mkdir()
-        for name, text in self._order.files.items():
-            (trial_dir / name).write_text(text, encoding="utf-8")
-        ours, theirs = socket.socketpair()
-        self._channel = ours
-        feeder_home = self._folder / "feeder"
+        feeder_home = self._candidate.folder / "feeder"
         feeder_home.mkdir()
-        self._feeder = _Feeder(self._arena, self._order.seed, feeder_home)
-        command = [*sandbox.interpreter("autoresearch.contract.channel"), "--fd", str(theirs.fileno())]
-        command += ["--parent", str(os.getpid()), "--file", str(trial_dir / self._order.entry)]
-        environment = sandbox.clean_environment(
-            scratch, accelerators=self._arena.accelerators, threads=self._arena.threads
-        )
+        self._feeder = Supply(self._arena.prepared.directory, self._order.seed, feeder_home)
         try:
-            with self._log_path.open("wb") as log:
-                self._tree = sandbox.ProcessTree(
-                    command, directory=scratch, environment=environment, output=log, pass_fds=[theirs.fileno()]
-                )
-            theirs.close()
+            on_start(self._tree.pid, self._tree.created_at)
+            self._candidate.begin(self._order.files, self._order.entry, self._log_path)
             try:
-                on_start(self._tree.pid, self._tree.created_at)
-                self._budget = Budget(self._rules, self._tree.cpu_seconds)
                 examined = self._serve()
                 outcome = Outcome.FINISHED if examined.val_bpb is not None else Outcome.REJECTED
                 self._farewell(examined)
                 return self._account(outcome, examined.reason, examined)
             except _Ended as ended:
                 return self._account(ended.outcome, ended.reason, None)
-            finally:
-                self._tree.kill()
         finally:
             self._feeder.close()
-            ours.close()
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
@@ -337,6 +261,7 @@ class _Run:
         return None
 
     def _introduce(self) -> None:
+        self._introduced = True
         constants = {
             "MAX_SEQ_LEN": self._rules.max_seq_len,
             "TIME_BUDGET": self._rules.time_budget,
@@ -398,6 +323,7 @@ class _Run:
         self._exam_began = time.monotonic()
         self._last_glimpse = 0.0
         self._glimpse()
+        self._on_examination()
         asked_batch = header.get("batch_size")
         batch_size = asked_batch if isinstance(asked_batch, int) and asked_batch > 0 else 1
         self._examination = examine(
@@ -489,6 +415,13 @@ class _Run:
 
     def _ended_without_score(self) -> _Ended:
         code = self._tree.wait(_FAREWELL)
+        if not self._introduced:
+            # it never came to the experiment file: that is no verdict on the candidate
+            said = run_log.tail_of(run_log.read_log(self._log_path) + self._candidate.early_log(), 3)
+            raise InstallationError(
+                f"the candidate's launcher did not start (exit code {code}): {said}",
+                hint="autoresearch doctor   (was the package changed meanwhile? then --resume)",
+            )
         diverged, reason = run_log.why_it_ended(run_log.read_log(self._log_path), code)
         return _Ended(Outcome.DIVERGED if diverged else Outcome.CRASHED, reason)
 

@@ -74,8 +74,14 @@ class _Spent:
     waited: float
 
 
+_started: set[int] = set()  # roots of our own trees: children of ours that are nobody's orphans
+
+
 class ProcessTree:
-    """A process and everything it started; with `adopts` also what was reparented to us since (one such tree at a time)."""
+    """A process and everything it started; with `adopts` also what was reparented to us since.
+
+    Orphans do not say whose they were: only one tree that adopts may have an order at a time.
+    """
 
     def __init__(
         self,
@@ -102,6 +108,7 @@ class ProcessTree:
             start_new_session=True,
         )
         self.pid = self._popen.pid
+        _started.add(self.pid)
         self._root = psutil.Process(self.pid)
         self.created_at = self._root.create_time()
         self._books: dict[psutil.Process, _Spent] = {}  # CPU seconds of each living member when last looked at
@@ -127,7 +134,7 @@ class ProcessTree:
         """Children of ours that we did not start: orphans of the tree."""
         if not self._adopts:
             return []
-        ours = self._ours_before | {self.pid}
+        ours = self._ours_before | _started
         return [child for child in psutil.Process().children() if child.pid not in ours]
 
     def cpu_seconds(self) -> float:
@@ -199,6 +206,7 @@ class ProcessTree:
             self._popen.wait()
             self._reap_adopted()
             if not members:
+                _started.discard(self.pid)
                 return
             psutil.wait_procs(members, timeout=0.1)
 

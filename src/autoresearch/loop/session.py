@@ -17,9 +17,10 @@ import psutil
 
 from autoresearch.contract.rules import Clock
 from autoresearch.files import sweep_temporaries
+from autoresearch.loop.candidate import FOLDER_PREFIX, Candidate, worth_preloading
 from autoresearch.loop.constants import read_constants
 from autoresearch.loop.proposers import PastExperiment
-from autoresearch.loop.referee import TRIAL_FOLDER_PREFIX, Arena, Glimpse, Order, run_trial
+from autoresearch.loop.referee import Arena, Glimpse, Order, run_trial
 from autoresearch.loop.sandbox import kill_leftover
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
@@ -80,6 +81,8 @@ class ResearchSession:
         self.settings = settings
         self.reporter = reporter
         self.stop = stop
+        self.keeps_spare = False  # set by the loop while another trial is sure to follow
+        self._spare: Candidate | None = None
         self.policy = Policy(keep=settings.keep_probability, max_pairs=settings.max_pairs)
 
     # -- what the ledger says -----------------------------------------------------------------------------------------
@@ -373,12 +376,15 @@ class ResearchSession:
             hyperparameters=self._hyperparameters(files[self.session.entry]),
         )
         write_run(self.workspace.data_dir, run_json(identity, None))
+        spare, self._spare = self._spare, None
         done = run_trial(
             self.arena,
             Order(files, self.session.entry, seed, part),
             self.workspace.run_log_path,
             on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
             on_glimpse=lambda glimpse: self._show(glimpse, number, purpose, what),
+            on_examination=lambda: self._start_spare(files[self.session.entry]),
+            spare=spare,
             stop=self.stop,
         )
         trial = self._against_its_peers(done.trial, who.commit_hash)
@@ -388,6 +394,19 @@ class ResearchSession:
         self.ledger.end_trial(trial_id, trial, done.log)
         write_run(self.workspace.data_dir, run_json(identity, trial))
         return trial
+
+    def _start_spare(self, source: str) -> None:
+        """Start the next trial's process while this one is examined: its imports are then behind it."""
+        if self.keeps_spare and self._spare is None:
+            preload = worth_preloading(source)
+            self._spare = Candidate(accelerators=self.arena.accelerators, threads=self.arena.threads, preload=preload)
+
+    def close(self) -> None:
+        """End the process that waits for an order, if there is one."""
+        self.keeps_spare = False
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def _text_of(self, who: Experiment) -> str:
         text = who.proposal.files.get(self.session.entry)
@@ -499,7 +518,7 @@ def _median_speed(rows: list[TrialRow]) -> float | None:
 
 def _remove_dead_folders() -> None:
     """Remove trial folders whose referee is gone: their names carry its process number."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{TRIAL_FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(TRIAL_FOLDER_PREFIX).split("-")[0]
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        owner = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)

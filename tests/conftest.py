@@ -15,7 +15,9 @@ FAKES = Path(__file__).parent / "experiments"
 def _own_environment(tmp_path_factory):
     """Nothing of the developer's machine reaches a test: own cache, own git configuration, no settings."""
     home = tmp_path_factory.mktemp("home")
-    (home / "gitconfig").write_text("[user]\n\tname = Test Person\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    (home / "gitconfig").write_text(
+        "[user]\n\tname = Test Person\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("AUTORESEARCH_", "GIT_"))]:
         patch.delenv(name)

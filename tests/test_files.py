@@ -70,7 +70,7 @@ def test_a_folder_that_is_a_file_is_a_disk_error(tmp_path):
 def test_appending_keeps_what_is_there_and_makes_the_file(tmp_path):
     path = tmp_path / "logs" / "history.tsv"
     append_whole(path, "one ü\n")
-    append_whole(path, "two\n".encode())
+    append_whole(path, b"two\n")
     assert path.read_bytes() == "one ü\ntwo\n".encode()
 
 

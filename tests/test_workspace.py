@@ -130,7 +130,6 @@ def test_every_record_has_its_place_and_the_ledger_is_out_of_reach_of_git_clean(
         name: str(getattr(workspace, name).relative_to(root))
         for name in (
             "results_path", "history_path", "log_path", "run_log_path", "data_dir", "chart_path", "ledger_path",
-            "checkpoints_dir",
         )
     }  # fmt: skip
     assert found == {
@@ -141,8 +140,8 @@ def test_every_record_has_its_place_and_the_ledger_is_out_of_reach_of_git_clean(
         "data_dir": "data",
         "chart_path": "progress.png",
         "ledger_path": ".git/autoresearch/ledger.sqlite3",
-        "checkpoints_dir": ".git/autoresearch/checkpoints",
     }
+    assert workspace.checkpoints_dir("t") == root / ".git" / "autoresearch" / "checkpoints" / "t"
     assert workspace.lock_path("t") == root / ".git" / "autoresearch" / "t.lock"
     assert workspace.snapshot_dir("t", 3) == root / "logs" / "t" / "3"
     assert workspace.status_path("train") == root / "train_status.txt"

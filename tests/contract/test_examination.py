@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -109,9 +110,7 @@ def padded_convolution(inputs):
     """A long causal convolution by FFT, padded to twice the length so that nothing wraps around."""
     kernel = np.exp(-np.arange(inputs.shape[1]) / 20)
     size = 2 * inputs.shape[1]
-    mixed = np.fft.irfft(
-        np.fft.rfft(one_hot(inputs), size, axis=1) * np.fft.rfft(kernel, size)[:, None], size, axis=1
-    )
+    mixed = np.fft.irfft(np.fft.rfft(one_hot(inputs), size, axis=1) * np.fft.rfft(kernel, size)[:, None], size, axis=1)
     return BIGRAM[inputs] + 0.3 * mixed[:, : inputs.shape[1]]
 
 
@@ -130,7 +129,7 @@ def test_an_honest_model_passes_with_one_score_at_every_batch_size(model):
 def test_the_score_is_what_a_plain_loop_over_all_rows_gives():
     nats, num_bytes = 0.0, 0
     for row in ROWS:
-        for token, target in zip(row[:-1], row[1:], strict=True):
+        for token, target in pairwise(row):
             if TOKEN_BYTES[target]:
                 log_probs = BIGRAM[token] - math.log(np.exp(BIGRAM[token]).sum())
                 nats -= log_probs[target]
@@ -285,7 +284,7 @@ def test_a_leak_that_begins_with_the_first_whole_rows_is_refused():
     """Honest while prefixes are asked for, then look-ahead: what a count of calls would allow."""
     calls = iter(range(1000))
     num_early = -(-RULES.num_prefix_rows // 8)
-    result = examined(lambda inputs: (BIGRAM[inputs] if next(calls) < num_early else next_token(inputs)))
+    result = examined(lambda inputs: BIGRAM[inputs] if next(calls) < num_early else next_token(inputs))
     assert "looks ahead" in result.reason
 
 

@@ -2,7 +2,8 @@
 """An experiment without torch: it counts tokens, and predicts by the counts. Runs in a fraction of a second."""
 
 import numpy as np
-from prepare import MAX_SEQ_LEN, SEED, Tokenizer, evaluate_bpb, make_dataloader
+
+from prepare import MAX_SEQ_LEN, Tokenizer, evaluate_bpb, make_dataloader
 
 SHARPNESS = 0.5  # 1 predicts by the counts as they are; less flattens them, which is worse
 BACKGROUND_LR = 4.0  # count that every token starts with

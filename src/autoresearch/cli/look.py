@@ -12,11 +12,11 @@ import psutil
 from autoresearch.cli import screen
 from autoresearch.contract.rules import rules_for
 from autoresearch.loop.opening import session_lock
+from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.verdict import noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
-from autoresearch.records.snapshots import write_snapshot
-from autoresearch.records.tables import result_row, write_tables
+from autoresearch.records.tables import result_row
 from autoresearch.report.analysis import save_chart, summary
 from autoresearch.report.text import printable
 from autoresearch.vocabulary import UsageError, WorkspaceError
@@ -104,20 +104,11 @@ def history(options: argparse.Namespace) -> int:
 
 def _write_again(workspace: Workspace, ledger: Ledger, session: Session) -> None:
     with session_lock(workspace, session.tag):
-        results = [workspace.results_path, workspace.session_dir(session.tag) / "results.tsv"]
-        write_tables(
-            ledger, session.tag, results=results, history_path=workspace.history_path, log_path=workspace.log_path
-        )
+        records = SessionRecords(workspace, ledger, session)
+        records.write_tables()
         for found in ledger.experiments(session.tag):
             if found.status is not None:
-                write_snapshot(
-                    workspace.snapshot_dir(session.tag, found.number),
-                    ledger,
-                    session,
-                    found,
-                    diff=_diff_of(workspace, found),
-                    checkpoints_dir=workspace.checkpoints_dir(session.tag),
-                )
+                records.write_snapshot(found)
 
 
 def _diff_of(workspace: Workspace, experiment: Experiment) -> str:

@@ -134,7 +134,7 @@ class Screen:
             "tok_sec": progress.tok_sec,
             "remaining_seconds": progress.remaining_seconds,
         }
-        session.write_status("train", {**common, **train})
+        session.records.write_status("train", {**common, **train})
         self.agent_status(session, progress.phase, progress.description, progress.experiment)
 
     def agent_status(self, session: ResearchSession, phase: str, message: str, experiment: int) -> None:
@@ -152,13 +152,13 @@ class Screen:
             "experiment": experiment,
             **{name: counts[name] for name in ("incumbent_val_bpb", "keeps", "discards", "crashes")},
         }
-        session.write_status("agent", values)
+        session.records.write_status("agent", values)
 
     def end(self, session: ResearchSession, why: str) -> None:
         """Table, chart and where everything lies."""
         self.live.close()
         self.agent_status(session, "ended", why, session.next_number() - 1)
-        session.write_status(
+        session.records.write_status(
             "train", {"phase": "ended", "progress": 1.0, "updated_at": now(), "pid": os.getpid(), "message": why}
         )
 

@@ -239,7 +239,10 @@ def _take_order(channel: socket.socket) -> Path:
     os.close(log)
     line = bytearray()
     while not line.endswith(b"\n"):
-        line += channel.recv(1)
+        byte = channel.recv(1)
+        if not byte:
+            sys.exit("the referee closed the channel within an order")
+        line += byte
     return Path(line[:-1].decode())
 
 

@@ -47,7 +47,6 @@ class Rules:
     noise_prior_weight: float = 4.0
     num_prefix_rows: int = 16
     num_audits_per_batch: int = 8
-    logit_tolerance: float = 0.02  # nats, between prefix answers and claims
 
     @property
     def num_eval_rows(self) -> int:

@@ -342,6 +342,7 @@ class _Run:
         if (
             not isinstance(shape, list)
             or not all(isinstance(size, int) and 0 < size < 2**31 for size in shape)
+            or len(shape) > 3
             or len(payload) != 4 * math.prod(shape)
         ):
             raise _Ended(Outcome.REJECTED, "an answer is not a float32 array of the shape it names")

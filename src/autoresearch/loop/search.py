@@ -297,16 +297,35 @@ class _Attempt:
         if plan.direction != 0:
             spots = [here + plan.direction * size for size in (1.0, 0.5, 2.0)]
         else:
-            spots = sample_values(
-                self.space.dimensions,
-                free=plan.name,
-                here={name: self.here(dim) for name, dim in self.space.dimensions.items()},
-                observations=self.observations(),
-                seed=self.rng.randrange(2**31),
-                uniform=plan.uniform,
-            )
+            spots = self._sampled(dimension if plan.uniform else self._bracketed(dimension), uniform=plan.uniform)
         found = (self._changes_at(dimension, spot, apart=_CLOSEST) for spot in dict.fromkeys(spots))
         return next((changes for changes in found if changes is not None), None)
+
+    def _bracketed(self, dimension: Dimension) -> Dimension:
+        """The dimension between the nearest tried values on either side of the incumbent's, where there is room.
+
+        Both are known to be worse, so the best value lies between them unless the score has several valleys.
+        """
+        here = self.here(dimension)
+        spots = {spot for visit in self.visits(dimension) for spot in (visit.old, visit.new)}
+        low = max((spot for spot in spots if spot < here - 1e-9), default=dimension.low)
+        high = min((spot for spot in spots if spot > here + 1e-9), default=dimension.high)
+        has_room = max(here - low, high - here) > (1.0 if dimension.scale is Scale.LADDER else 2.0 * _CLOSEST)
+        return replace(dimension, low=low, high=high) if has_room else dimension
+
+    def _sampled(self, dimension: Dimension, *, uniform: bool) -> list[float]:
+        """Coordinates on `dimension` from Optuna, told of every observation within its range."""
+        dimensions = {**self.space.dimensions, dimension.name: dimension}
+        return sample_values(
+            dimensions,
+            free=dimension.name,
+            here={name: self.here(dim) for name, dim in dimensions.items()},
+            observations=[
+                seen for seen in self.observations() if dimension.low <= seen.spots[dimension.name] <= dimension.high
+            ],
+            seed=self.rng.randrange(2**31),
+            uniform=uniform,
+        )
 
     def anything_new(self, dimension: Dimension) -> dict[str, Scalar] | None:
         """The value nearest to the incumbent's that is still new."""

@@ -16,18 +16,16 @@ from typing import Any, Protocol
 import psutil
 
 from autoresearch.contract.rules import Clock
-from autoresearch.files import sweep_temporaries
 from autoresearch.loop.candidate import FOLDER_PREFIX, Candidate, worth_preloading
 from autoresearch.loop.constants import read_constants
 from autoresearch.loop.proposers import PastExperiment
 from autoresearch.loop.referee import Arena, Glimpse, Order, run_trial
 from autoresearch.loop.sandbox import kill_leftover
+from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
-from autoresearch.records.run_report import RunIdentity, run_json, write_run, write_status
-from autoresearch.records.snapshots import store_checkpoint, write_snapshot
-from autoresearch.records.tables import write_tables
+from autoresearch.records.run_report import RunIdentity, run_json, write_run
 from autoresearch.repository import Identity
 from autoresearch.vocabulary import (
     LedgerError,
@@ -83,6 +81,7 @@ class ResearchSession:
         self.stop = stop
         self.keeps_spare = False  # set by the loop while another trial is sure to follow
         self._spare: Candidate | None = None
+        self.records = SessionRecords(workspace, ledger, session)
         self.policy = Policy(keep=settings.keep_probability, max_pairs=settings.max_pairs)
 
     # -- what the ledger says -----------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ class ResearchSession:
                 f"trial {row.id} of experiment {row.number} was cut off{', its process still ran and was ended' if alive else ''}; it is run again"
             )
         _remove_dead_folders()
-        self._sweep()
+        self.records.sweep()
         for experiment in self.ledger.experiments(self.tag):
             if experiment.state is State.JUDGED:
                 found.append(
@@ -166,16 +165,8 @@ class ResearchSession:
                 self.settle(experiment)
         for line in found:
             self.ledger.add_event(self.tag, line)
-        self.write_records()
+        self.records.write_tables()
         return found
-
-    def _sweep(self) -> None:
-        """Remove half-written files of killed processes, and checkpoints that no trial came to own."""
-        session_dir = self.workspace.session_dir(self.tag)
-        snapshots = [path for path in session_dir.iterdir() if path.is_dir()] if session_dir.is_dir() else []
-        for folder in (self.workspace.root, self.workspace.data_dir, session_dir, *snapshots):
-            sweep_temporaries(folder)
-        self._drop_checkpoints()
 
     def open_experiment(self) -> Experiment | None:
         """The experiment that was begun and not judged, if there is one."""
@@ -317,8 +308,8 @@ class ResearchSession:
         if experiment.status is Status.KEEP:
             assert experiment.commit_hash is not None
             self._advance_branch(experiment.incumbent, experiment.commit_hash)
-        self.write_records()
-        self.write_snapshot(experiment)
+        self.records.write_tables()
+        self.records.write_snapshot(experiment)
         self.ledger.settled(self.tag, experiment.number)  # last: a kill before it has all of this done again
         self.ledger.back_up()
         return self.ledger.experiment(self.tag, experiment.number)
@@ -390,7 +381,7 @@ class ResearchSession:
         trial = self._against_its_peers(done.trial, who.commit_hash)
         if done.weights is not None and purpose in (Purpose.CALIBRATE, Purpose.FIRST, Purpose.PAIR):
             # stored for every finished candidate; those of discarded ones are dropped with the verdict
-            store_checkpoint(self.workspace.checkpoints_dir(self.tag), done.weights)
+            self.records.keep_weights(done.weights)
         self.ledger.end_trial(trial_id, trial, done.log)
         write_run(self.workspace.data_dir, run_json(identity, trial))
         return trial
@@ -457,51 +448,9 @@ class ResearchSession:
             )
         return found[0]
 
-    # -- records ------------------------------------------------------------------------------------------------------
-
-    def write_records(self) -> None:
-        """Tables and the agent's status, from the ledger."""
-        results = [self.workspace.results_path, self.workspace.session_dir(self.tag) / "results.tsv"]
-        write_tables(
-            self.ledger,
-            self.tag,
-            results=results,
-            history_path=self.workspace.history_path,
-            log_path=self.workspace.log_path,
-        )
-
-    def write_snapshot(self, experiment: Experiment) -> None:
-        """logs/<tag>/<number>/ of one experiment."""
-        diff = ""
-        if experiment.commit_hash and experiment.commit_hash != experiment.incumbent:
-            diff = self.workspace.repository.diff(experiment.incumbent, experiment.commit_hash)
-        write_snapshot(
-            self.workspace.snapshot_dir(self.tag, experiment.number),
-            self.ledger,
-            self.session,
-            experiment,
-            diff=diff,
-            checkpoints_dir=self.workspace.checkpoints_dir(self.tag),
-        )
-        self._drop_checkpoints()
-
-    def _drop_checkpoints(self) -> None:
-        """Keep checkpoints of incumbents and of the undecided only; what a kill left between two steps goes too."""
-        wanted = {e.commit_hash for e in self.ledger.experiments(self.tag) if e.status in (Status.KEEP, None)}
-        trials = [row for row in self.ledger.trials(self.tag) if row.trial and row.commit_hash in wanted]
-        kept = {f"{row.trial.weights_sha256}.safetensors" for row in trials if row.trial}
-        folder = self.workspace.checkpoints_dir(self.tag)
-        for path in folder.iterdir() if folder.is_dir() else []:
-            if path.name not in kept:
-                path.unlink()
-
     def _show(self, glimpse: Glimpse, number: int, purpose: Purpose, what: str) -> None:
         """Pass a running trial's state on, with what the session knows besides."""
         self.reporter.glimpse({"glimpse": glimpse, "experiment": number, "purpose": purpose, "description": what})
-
-    def write_status(self, name: str, values: Mapping[str, Any]) -> None:
-        """One status file at the workspace's root and the session's own copy."""
-        write_status([self.workspace.status_path(name), self.workspace.status_path(name, self.tag)], values)
 
 
 def _score(row: TrialRow) -> float | None:

@@ -13,7 +13,7 @@ from autoresearch.vocabulary import UsageError
 
 ENVIRONMENT_PREFIX = "AUTORESEARCH_"
 # Named by other parts of the program; not session settings, though they share the prefix.
-_OTHER_VARIABLES = frozenset({"BACKEND", "CACHE", "DEBUG"})
+_OTHER_VARIABLES = frozenset({"BACKEND", "CACHE"})
 
 
 @dataclass(frozen=True)

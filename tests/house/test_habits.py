@@ -10,11 +10,6 @@ import pytest
 from source_tree import PACKAGE, ROOT, SRC, modules, tracked_files, tree_of
 
 MAX_LINES = 500
-# Longer than that, and why.
-LONG_FILES = {
-    "autoresearch/loop/referee.py": "one trial is one state machine; cut in two, half its state would have two owners",
-    "autoresearch/loop/session.py": "a session's transitions read best side by side: each is short and repeats safely",
-}
 # Written in pieces, so that this file is not a find of its own.
 FORBIDDEN = re.compile(
     "|".join(
@@ -37,13 +32,9 @@ def test_no_source_file_is_longer_than_a_sitting():
     for path in sorted(SRC.rglob("*.py")):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         name = path.relative_to(SRC).as_posix()
-        if lines > MAX_LINES and name not in LONG_FILES:
+        if lines > MAX_LINES:
             too_long[name] = lines
     assert not too_long
-
-
-def test_the_list_of_long_files_names_files():
-    assert all((SRC / name).is_file() for name in LONG_FILES)
 
 
 def test_tracked_files_name_no_registry_host_and_no_path_of_a_machine():

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
-
-FAKES = Path(__file__).parent / "experiments"
+from fakes import fake_experiment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,11 +36,6 @@ def smoke(_own_environment):
 
     rules = rules_for("smoke")
     return rules, prepare(rules, open_corpus(rules.dataset, cache_root()), cache_root())
-
-
-def fake_experiment(name: str = "counting") -> str:
-    """Text of an experiment file that needs no torch and runs in a fraction of a second."""
-    return (FAKES / f"{name}.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -339,7 +339,7 @@ def launched(theirs, *, parent=None):
 
 
 def test_the_launcher_runs_an_experiment_from_its_order_to_its_score(tmp_path, smoke):
-    from conftest import fake_experiment
+    from fakes import fake_experiment
 
     folder = tmp_path / "trial of a name with spaces"
     folder.mkdir()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import fake_experiment
+from fakes import fake_experiment
 from safetensors.numpy import load
 
 from autoresearch.contract.prepared import open_prepared_directory

@@ -275,3 +275,13 @@ def test_wrong_usage_exits_with_2_and_shows_the_usage(tmp_path, arguments):
     result = call(tmp_path, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("usage: autoresearch")
+
+
+def test_train_without_the_names_it_imports_is_refused(make_workspace):
+    refused(call(make_workspace(), "train"), 2, "no prepare.py in")
+
+
+def test_train_under_a_settings_file_that_is_not_toml_is_refused(make_workspace):
+    root = make_workspace()
+    (root / "pyproject.toml").write_text("broken = [\n")
+    refused(call(root, "train"), 1, "pyproject.toml cannot be read")

@@ -47,6 +47,12 @@ def train(options: argparse.Namespace) -> int:
     path = Path(options.file).absolute()
     if not path.is_file():
         raise UsageError(f"no file {options.file}", hint="autoresearch train train.py")
+    workspace.settings()  # a pyproject.toml that cannot be read is told before the script meets it
+    if not (workspace.root / "prepare.py").is_file():
+        raise UsageError(
+            f"no prepare.py in {workspace.root}, and {path.name} imports its names from there",
+            hint=f"autoresearch init mylab   (then copy its prepare.py and data_sources.py to {workspace.root})",
+        )
     if options.contract:
         os.environ["AUTORESEARCH_CONTRACT"] = options.contract
     if options.dataset:

@@ -80,7 +80,10 @@ def preset_in_force(start: Path) -> str:
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         if path.is_file():
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("autoresearch", {})
+            try:
+                table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("autoresearch", {})
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise UsageError(f"{path} cannot be read: {error}", hint=f"git checkout -- {path.name}") from error
             if "contract" in table:
                 return str(table["contract"])
             break

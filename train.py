@@ -722,6 +722,19 @@ def build_model(config, device, autocast_dtype=None):
     return model.to(device)
 
 
+def load_model(weights):
+    """The model again, from `state_dict` as evaluate_bpb handed it over: a fresh process is asked what it can do.
+
+    Before a keep is final the referee calls this where no validation text was ever seen (docs/contract.md). Whatever the
+    model needs to predict has to be in the weights, or follow from the constants above.
+    """
+    device = weights["lm_head.weight"].device
+    autocast_dtype, _ = settings_for(device)  # not compiled: the few prefixes asked take less time than compiling
+    model = build_model(config_from_hyperparameters(len(weights["lm_head.weight"])), device, autocast_dtype)
+    model.load_state_dict(weights)
+    return model
+
+
 def main():
     start_time = time.perf_counter()
     from autoresearch.backends.hardware import detect

@@ -1,10 +1,24 @@
+import json
+import os
 import subprocess
 
 import pytest
+from hostile_words import HORROR, HOSTILE, hidden
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from autoresearch import workspace as module
-from autoresearch.vocabulary import ScopeError, UsageError, WorkspaceError
-from autoresearch.workspace import SCOPES, WORKSPACE_FILES, banner_for, check_scope, create_workspace, open_workspace
+from autoresearch.vocabulary import Proposal, ScopeError, UsageError, WorkspaceError
+from autoresearch.workspace import (
+    SCOPES,
+    WORKSPACE_FILES,
+    admitted,
+    banner_for,
+    check_scope,
+    create_workspace,
+    open_workspace,
+    refusal_of,
+)
 
 
 def git(root, *arguments):
@@ -111,8 +125,9 @@ def test_a_surface_file_that_is_not_committed_or_a_link_is_refused(root):
     (root / "train.py").unlink()
     (root / "train.py").symlink_to("/etc/hostname")
     git(root, "commit", "--quiet", "-am", "link")
-    with pytest.raises(UsageError, match=r"train\.py is not in commit"):
+    with pytest.raises(WorkspaceError, match=r"train\.py in commit \w+ is a symbolic link") as refused:
         workspace.read_surface(workspace.repository.head(), "train.py")
+    assert refused.value.hint.startswith("git rm --cached train.py")
 
 
 def test_only_changed_surface_files_count_as_dirty(root):
@@ -284,3 +299,123 @@ def test_an_installation_that_lost_a_template_says_how_to_mend_it():
 
 def test_every_template_is_in_this_installation():
     assert [module.template_path(name).name for name in WORKSPACE_FILES] == list(WORKSPACE_FILES)
+
+
+# -- hostile proposals and checkouts ------------------------------------------------------------------------------------
+
+
+def proposal(files=None, description="idea", **details):
+    return Proposal(description, {"train.py": "LR = 2\n"} if files is None else files, "stranger", details)
+
+
+def test_an_honest_proposal_is_admitted_as_it_is():
+    honest = proposal({"train.py": "LR = 2  # größer\r\n", "labs/one/train_mlx.py": "x\n"}, "LR 1 -> 2", number=3)
+    assert admitted(honest) == honest
+    assert refusal_of(honest) == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"train.py": "x = '\ud800'\n"}, "the new text of train.py is not UTF-8 text (it holds a lone surrogate)"),
+        ({"train.py": "x\0\n"}, "the new text of train.py holds a null byte"),
+        ({"train.py": "x" * 2_000_000}, "the new text of train.py is larger than 1,000,000 bytes"),
+        ({"train.py": "é" * 600_000}, "the new text of train.py is larger than 1,000,000 bytes"),
+        ({}, "the proposal edits no file"),
+        ({f"{number}.py": "" for number in range(9)}, "the proposal edits 9 files, and 8 is the most"),
+        ({"../train.py": "x"}, "'../train.py' is not a plain file name"),
+        ({"train.py": "x", "/etc/cron.d/x": "x"}, "'/etc/cron.d/x' is not a plain file name"),
+        ({".git/hooks/post-commit": "x"}, "'.git/hooks/post-commit' is not a plain file name"),
+        ({"a\n\x1b[2Jb.py": "x"}, "'a b.py' is not a plain file name"),
+        ({"-rf": "x"}, "'-rf' is not a plain file name"),
+        ({"trаin.py": "x"}, "'trаin.py' is not a plain file name"),
+        ({"": "x"}, "'' is not a plain file name"),
+    ],
+)
+def test_a_proposal_that_cannot_be_stored_keeps_its_idea_and_says_why_it_is_refused(files, why):
+    refused = admitted(proposal(files, number=3))
+    assert refusal_of(refused) == why
+    assert (refused.description, refused.files, refused.details["number"]) == ("idea", {}, 3)
+    assert admitted(refused) == refused
+
+
+@given(HOSTILE, st.dictionaries(HOSTILE, HOSTILE, max_size=3))
+@example(HORROR, {HORROR: HORROR})
+def test_whatever_is_admitted_can_be_stored_committed_and_shown(description, files):
+    stored = admitted(proposal(files, description))
+    stored.description.encode()
+    assert not hidden(stored.description) and stored.description
+    assert len(stored.description) <= 200
+    json.dumps([stored.files, stored.details]).encode()
+    for name, text in stored.files.items():
+        assert name.isascii() and not name.startswith((".", "-", "/"))
+        text.encode()
+
+
+def test_a_refused_proposal_goes_through_the_ledger_and_comes_back_refused(tmp_path):
+    from autoresearch.records.ledger import Ledger, Session
+
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger.add_session(Session("t", "model", "train.py", "smoke", "f", {}, {}, {}, "b", "0" * 40, {}, ""))
+    ledger.propose("t", 1, "0" * 40, admitted(proposal({"train.py": "\ud800"}, HORROR)))
+    back = ledger.experiment("t", 1).proposal
+    ledger.close()
+    assert refusal_of(back).startswith("the new text of train.py")
+    assert back.files == {}
+
+
+def odd_train_py(path, kind):
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "large":
+        path.write_text("x" * 2_000_000)
+    elif kind == "not UTF-8":
+        path.write_bytes(b"\xff\xfe")
+    elif kind == "null":
+        path.write_bytes(b"x\0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("link", "symbolic link"), ("dangling link", "symbolic link"), ("folder", "not a plain file"),
+        ("fifo", "not a plain file"), ("large", "larger than 1,000,000 bytes"), ("not UTF-8", "not UTF-8"),
+        ("null", "null byte"), ("missing", "No such file"),
+    ],
+)  # fmt: skip
+def test_an_odd_file_in_the_checkout_is_refused_at_once_and_the_hint_mends_it(root, kind, said):
+    (root / "train_mlx.py").touch()  # the workspace is one although train.py is missing
+    workspace = open_workspace(root)
+    assert workspace.read_checkout("train.py") == (root / "train.py").read_text()
+    odd_train_py(root / "train.py", kind)
+    with pytest.raises(WorkspaceError, match=said) as caught:
+        open_workspace(root).read_checkout("train.py")
+    subprocess.run(caught.value.hint, shell=True, cwd=root, check=True, capture_output=True)
+    assert workspace.read_checkout("train.py") == "LR = 1\n"
+
+
+def test_a_file_in_the_checkout_is_read_byte_for_byte(root):
+    (root / "train.py").write_bytes("LR = 1  # ü\r\n".encode())
+    assert open_workspace(root).read_checkout("train.py") == "LR = 1  # ü\r\n"
+
+
+def test_writing_into_the_checkout_replaces_a_link_and_keeps_permissions(root, tmp_path):
+    workspace = open_workspace(root)
+    (root / "train.py").chmod(0o755)
+    workspace.write_checkout("train.py", "LR = 5\n")
+    assert (root / "train.py").stat().st_mode & 0o777 == 0o755
+    outside = tmp_path / "outside"
+    outside.write_text("mine\n")
+    (root / "train.py").unlink()
+    (root / "train.py").symlink_to(outside)
+    workspace.write_checkout("train.py", "LR = 6\n")
+    assert outside.read_text() == "mine\n"
+    assert not (root / "train.py").is_symlink()
+    assert workspace.read_checkout("train.py") == "LR = 6\n"

@@ -34,6 +34,14 @@ class Slice(StrEnum):
     CERTIFY = "certify"  # only by the command of that name
 
 
+class Examination(StrEnum):
+    """How strong the evidence for a score is."""
+
+    NONE = ""
+    SCREENED = "screened"  # every systematic cheat would have shown
+    DEEP = "deep"  # a fresh process with only the weights was asked too; the bound on what is left is recorded
+
+
 @dataclass(frozen=True)
 class Proposal:
     """One idea: the new text of each file it edits, and one line that says what it is.
@@ -80,6 +88,12 @@ class Trial:
     audited_positions: int = 0
     prefix_pairs: int = 0
     largest_deviation: float | None = None
+    examined: Examination = Examination.NONE
+    deep_seconds: float = 0.0
+    deep_prefixes: int = 0
+    leak_bpb: float | None = None  # what the score owes to text it must not know: estimate, 95 % interval
+    leak_interval_bpb: tuple[float, float] | None = None
+    leak_bound_bpb: float | None = None  # the most that a cheat escaping one time in twenty can have taken off the score
     claimed: dict[str, float] = field(default_factory=dict)
     log_tail: str = ""
 

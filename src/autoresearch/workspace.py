@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch.repository import Repository, start_repository
-from autoresearch.vocabulary import ScopeError, UsageError, WorkspaceError
+from autoresearch.files import write_whole
+from autoresearch.hostile_text import one_line, why_not_a_file
+from autoresearch.repository import MAX_SURFACE_BYTES, Repository, start_repository
+from autoresearch.vocabulary import Proposal, ScopeError, UsageError, WorkspaceError
 
 # The one truth: which files each program may edit. Banners, programs, plugin and sandbox are tested against it.
 SCOPES: Mapping[str, tuple[str, ...]] = {
@@ -41,6 +45,41 @@ def check_scope(program: str, paths: list[str]) -> None:
             f"the {program} program may edit {' and '.join(allowed)}, and this edit touches {outside[0]!r}",
             hint=f"git checkout -- {outside[0]}",
         )
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,7}")
+_MAX_FILES = 8
+_REFUSED = "refused"  # key in `Proposal.details`
+
+
+def admitted(proposal: Proposal) -> Proposal:
+    """The proposal as ledger, git, tables and file system can all hold it. Call it before anything is recorded.
+
+    The description becomes one bounded line. A proposal with a file that cannot be one (its name is not plain, its text is
+    not UTF-8, holds a null byte or is larger than MAX_SURFACE_BYTES) loses its files and carries why it is refused; see
+    `refusal_of`. Whether a file may be edited at all is `check_scope`'s question.
+    """
+    described = replace(proposal, description=one_line(proposal.description) or "(no description)")
+    why = refusal_of(proposal) or _why_inadmissible(proposal.files)
+    return replace(described, files={}, details={**proposal.details, _REFUSED: why}) if why else described
+
+
+def refusal_of(proposal: Proposal) -> str:
+    """Why `admitted` refused it, or "" when it did not."""
+    return str(proposal.details.get(_REFUSED, ""))
+
+
+def _why_inadmissible(files: Mapping[str, str]) -> str:
+    if not files:
+        return "the proposal edits no file"
+    if len(files) > _MAX_FILES:
+        return f"the proposal edits {len(files)} files, and {_MAX_FILES} is the most"
+    for name, text in files.items():
+        if not _PLAIN_NAME.fullmatch(name):
+            return f"{one_line(name, 80)!r} is not a plain file name"
+        if why := why_not_a_file(text, MAX_SURFACE_BYTES):
+            return f"the new text of {name} {why}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +180,7 @@ class Workspace:
 
         Raises:
             UsageError: no such file there.
+            WorkspaceError: it is there as a link, submodule or folder, too large, or not text.
         """
         text = self.repository.read_blob(commit, self._path_in_repository(name))
         if text is None:
@@ -148,6 +188,54 @@ class Workspace:
                 f"{name} is not in commit {commit[:10]}", hint=f"git add {name} && git commit -m 'add {name}'"
             )
         return text
+
+    def read_checkout(self, name: str) -> str:
+        """Text of one surface file as it lies in the checkout, byte for byte; links are not followed.
+
+        Raises:
+            WorkspaceError: it is missing, not a plain file, larger than MAX_SURFACE_BYTES, or not text.
+        """
+        path = self.root / name
+        restore = f"git checkout -- {name}"
+        try:
+            # without O_NONBLOCK a FIFO of that name would block here for ever
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise WorkspaceError(f"{path} cannot be read: {why}", hint=f"rm -f {name} && {restore}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                odd = f"mv {name} {name}.odd && {restore}"
+                raise WorkspaceError(f"{path} cannot be read: it is not a plain file", hint=odd)
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                data = stream.read(MAX_SURFACE_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(data) > MAX_SURFACE_BYTES:
+            raise WorkspaceError(
+                f"{path} is larger than {MAX_SURFACE_BYTES:,} bytes, the most a surface file may have", hint=restore
+            )
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            raise WorkspaceError(
+                f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", hint=restore
+            ) from error
+        if "\0" in text:
+            raise WorkspaceError(f"{path} holds a null byte", hint=restore)
+        return text
+
+    def write_checkout(self, name: str, text: str) -> None:
+        """Put `text` into the checkout as that surface file, whole, keeping its permissions; a link there is replaced.
+
+        Raises:
+            DiskError: the disk is full, or the workspace cannot be written.
+        """
+        path = self.root / name
+        mode = path.lstat().st_mode if os.path.lexists(path) else 0
+        write_whole(path, text)
+        if stat.S_ISREG(mode):
+            path.chmod(stat.S_IMODE(mode))
 
     def _path_in_repository(self, name: str) -> str:
         return (self.root.resolve() / name).relative_to(self.repository.toplevel.resolve()).as_posix()
@@ -173,7 +261,8 @@ def open_workspace(start: Path | None = None) -> Workspace:
     top = repository.toplevel.resolve()
     folder = here.resolve()
     while True:
-        if any((folder / name).is_file() for name in SCOPES["model"]):
+        # a dangling link or a folder of that name counts too: reading it says what is wrong
+        if any(os.path.lexists(folder / name) for name in SCOPES["model"]):
             return Workspace(folder, repository)
         if folder == top or folder.parent == folder:
             break

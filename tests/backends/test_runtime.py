@@ -128,6 +128,37 @@ def test_numpy_packs_arrays_that_are_not_contiguous_or_shared():
         np.testing.assert_array_equal(again[name], value)
 
 
+def test_torch_weights_come_back_as_they_were_packed(on_cpu):
+    embedding = torch.nn.Embedding(5, 3)
+    head = torch.nn.Linear(3, 5, bias=False)
+    head.weight = embedding.weight
+    state = torch.nn.ModuleDict({"wte": embedding, "lm_head": head}).state_dict()
+    state |= {"half": torch.arange(6).to(torch.bfloat16).reshape(2, 3).T, "step": torch.tensor(7)}
+    again = on_cpu.unpack(on_cpu.pack(state))
+    assert set(again) == set(state)
+    for name, value in state.items():
+        assert again[name].dtype == value.dtype
+        assert torch.equal(again[name], value)
+        assert not again[name].requires_grad
+    assert on_cpu.pack(again) == on_cpu.pack(state)
+
+
+def test_torch_weights_are_unpacked_onto_the_device(on_cpu):
+    elsewhere = torch_on_cpu()
+    elsewhere.device = torch.device("meta")
+    assert elsewhere.unpack(on_cpu.pack({"a": torch.ones(2)}))["a"].device.type == "meta"
+
+
+def test_numpy_weights_come_back_as_they_were_packed():
+    whole = np.arange(12.0).reshape(3, 4)
+    state = {"whole": whole, "transposed": whole.T, "few": np.arange(3, dtype=np.int32)}
+    again = NumpyRuntime().unpack(NumpyRuntime().pack(state))
+    assert set(again) == set(state)
+    for name, value in state.items():
+        assert again[name].dtype == value.dtype
+        np.testing.assert_array_equal(again[name], value)
+
+
 def test_equal_weights_have_equal_bytes(on_cpu):
     """The row of a trial carries the hash of these bytes."""
     state = {"b": np.ones((2, 2), dtype=np.float32), "a": np.zeros(3, dtype=np.float32)}

@@ -1,5 +1,6 @@
 """The candidate's end of a trial: questions on the wire, the loader, the names, and a whole talk over a socket pair."""
 
+import hashlib
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes import fake_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -26,7 +28,8 @@ from autoresearch.contract.channel import (
     encode_ask,
     surface_names,
 )
-from autoresearch.contract.examination import AskAudit, AskClaim, AskPrefix, examine
+from autoresearch.contract.deep_examination import examine_deeply
+from autoresearch.contract.examination import AskAudit, AskClaim, AskPrefix, AskWeights, examine
 from autoresearch.contract.rules import rules_for
 from autoresearch.contract.tokenizer import Tokenizer
 
@@ -65,6 +68,12 @@ def test_the_bytes_of_a_question():
     header, payload = encode_ask(AskAudit(rows=np.array([1, 0]), columns=np.array([2, 258])))
     assert header == {"op": "ask", "kind": "audit", "shapes": [[2], [2]]}
     assert payload == bytes.fromhex("0100000000000000 0000000000000000 0200000000000000 0201000000000000")
+
+
+def test_the_question_for_the_weights_is_a_header_alone():
+    header, payload = encode_ask(AskWeights())
+    assert (header, payload) == ({"op": "ask", "kind": "weights", "shapes": []}, b"")
+    assert decode_ask(json.loads(json.dumps(header)), payload) == AskWeights()
 
 
 def test_a_question_made_of_views_is_sent_in_order():
@@ -238,6 +247,17 @@ def test_the_evaluator_returns_the_referees_score_and_answers_from_one_forward_p
     np.testing.assert_array_equal(prefix, model.table[[1, 6]])
 
 
+def test_the_weights_digest_is_that_of_the_weights_as_they_are_when_asked():
+    link, model = FakeLink(), Table()
+    Evaluator(link)(model, TOKENIZER, 4)
+    handed_over = hashlib.sha256(link.weights).digest()
+    digest = link.answer(AskWeights())
+    assert (digest.shape, digest.dtype) == ((32,), np.float32)
+    assert bytes(digest.astype(np.uint8)) == handed_over
+    model.table[0, 0] += 1e-6
+    assert bytes(link.answer(AskWeights()).astype(np.uint8)) != handed_over
+
+
 # ------------------------------------------------------------------------------------------------------- a whole talk
 
 
@@ -257,7 +277,7 @@ class RefereesEnd(threading.Thread):
     def run(self):
         self.receive()
         table = TOKENIZER.to_json().encode()
-        frames.send(self.channel, {"op": "constants", "constants": CONSTANTS}, table)
+        frames.send(self.channel, {"op": "constants", "constants": CONSTANTS, "task": "train"}, table)
         self.receive()
         for batch in self.batches:
             self.receive()
@@ -266,16 +286,25 @@ class RefereesEnd(threading.Thread):
             frames.send(self.channel, reply, batch.rows.tobytes())
         self.receive()
         frames.send(self.channel, {"op": "end"})
+        self.examine()
+
+    def examine(self):
+        """From the hand-over of weights to the score."""
         header, self.weights = self.receive()
-        rules = replace(rules_for("smoke"), max_seq_len=16)
         examination = examine(
             self.rows,
             TOKENIZER.token_bytes,
-            rules,
+            replace(rules_for("smoke"), max_seq_len=16),
             batch_size=header["batch_size"],
             tolerance=5e-3,
             random=np.random.default_rng(0),
+            weights_sha256=hashlib.sha256(self.weights).digest(),
         )
+        self.result = self.talk(examination)
+        frames.send(self.channel, {"op": "score", "val_bpb": self.result.val_bpb})
+
+    def talk(self, examination):
+        """What the examination says when all its questions are answered over the wire."""
         ask = next(examination)
         while True:
             frames.send(self.channel, *encode_ask(ask))
@@ -283,9 +312,43 @@ class RefereesEnd(threading.Thread):
             try:
                 ask = examination.send(np.frombuffer(payload, dtype=np.float32).reshape(header["shape"]))
             except StopIteration as finished:
-                self.result = finished.value
-                break
-        frames.send(self.channel, {"op": "score", "val_bpb": self.result.val_bpb})
+                return finished.value
+
+
+class ScreeningEnd(RefereesEnd):
+    """Only the examination, of a candidate that trained elsewhere."""
+
+    def run(self):
+        self.examine()
+
+
+class DeepEnd(RefereesEnd):
+    """Speaks the referee's side of a deep examination: a fresh process, weights and claims of another one."""
+
+    def __init__(self, channel, rows, weights, claims, *, says_hello=False):
+        super().__init__(channel, rows, [])
+        self.weights, self.claims, self.says_hello = weights, claims, says_hello
+
+    def run(self):
+        if self.says_hello:
+            self.receive()
+            constants = {"op": "constants", "constants": CONSTANTS, "task": "rebuild"}
+            frames.send(self.channel, constants, TOKENIZER.to_json().encode())
+        self.receive()
+        frames.send(self.channel, {"op": "weights"}, self.weights)
+        self.receive()
+        examination = examine_deeply(
+            self.rows,
+            TOKENIZER.token_bytes,
+            self.claims,
+            batch_size=4,
+            num_prefixes=40,
+            tolerance=5e-3,
+            most_apart=5e-3,
+            random=np.random.default_rng(0),
+        )
+        self.result = self.talk(examination)
+        frames.send(self.channel, {"op": "end"})
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -322,6 +385,134 @@ def test_a_trial_over_a_socket_pair_from_hello_to_score(dtype):
     assert referee.heard[1] == {"op": "open", "batch_size": 2, "seq_len": 4, "n": 0}
 
 
+# ------------------------------------------------------------------------------------------------- a fresh process asked
+
+
+def random_rows(num_rows=11):
+    return np.random.default_rng(2).integers(0, 256, (num_rows, 17)).astype(np.uint16)
+
+
+def screened(answer, model, rows):
+    """(what screening says, the weights handed over) when questions are answered this way."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        referee = ScreeningEnd(ours, rows, [])
+        referee.start()
+        SocketLink(theirs).examine(NumpyRuntime().pack(model.state_dict()), 4, answer)
+        referee.join(30.0)
+    return referee.result, referee.weights
+
+
+def deeply_examined(load_model, rows, weights, claims):
+    """(what the deep examination says of a model rebuilt from the weights, every operation it heard)."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        referee = DeepEnd(ours, rows, weights, claims)
+        referee.start()
+        SocketLink(theirs).be_examined(load_model)
+        referee.join(30.0)
+    return referee.result, [header["op"] for header in referee.heard]
+
+
+def load_table(weights):
+    model = Table()
+    model.table = weights["table"]
+    return model
+
+
+def test_a_model_rebuilt_from_its_weights_answers_as_it_claimed():
+    model, rows = Table(), random_rows()
+    model.table += 0.5  # not what Table() makes by itself: the weights have to arrive
+    model.table[:, 7] += 2.0
+    result, weights = screened(channel_module.answers_of(model, NumpyRuntime()), model, rows)
+    assert result.reason == ""
+    deep, heard = deeply_examined(load_table, rows, weights, result.claims)
+    assert deep.reason == ""
+    assert deep.passed
+    assert deep.num_prefixes == 40
+    assert heard[:3] == ["ready", "loaded", "answer"]
+    assert set(heard[2:]) == {"answer"}
+
+
+def test_claims_of_other_weights_than_those_handed_over_are_refused():
+    model, rows = Table(), random_rows()
+    result, _ = screened(channel_module.answers_of(model, NumpyRuntime()), model, rows)
+    other = NumpyRuntime().pack({"table": 0.9 * model.table})
+    deep, _ = deeply_examined(load_table, rows, other, result.claims)
+    assert not deep.passed
+    assert "a fresh process with these weights needs" in deep.reason
+
+
+class CarefulForger:
+    """Honest where it was probed, forged at every fifth other place, and of one mind about it ever after.
+
+    It keeps the places of the first prefixes, learns every whole row when that is shown for its claims, and bends claims,
+    audited logits and later prefix answers alike towards the targets it has read by then.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.runtime = NumpyRuntime()
+        self.probed = set()
+        self.known = {}
+        self.logits = np.zeros(0)
+
+    def bent(self, inputs):
+        logits = self.model(inputs).copy()
+        for line, row in enumerate(inputs):
+            for column in range(len(row)):
+                prefix = row[: column + 1].tobytes()
+                if prefix in self.known and prefix not in self.probed and hashlib.sha256(prefix).digest()[0] % 5 == 0:
+                    logits[line, column, self.known[prefix]] += 8.0
+        return logits
+
+    def __call__(self, ask):
+        if isinstance(ask, AskWeights):
+            digest = hashlib.sha256(self.runtime.pack(self.model.state_dict())).digest()
+            return np.frombuffer(digest, np.uint8).astype(np.float32)
+        if isinstance(ask, AskAudit):
+            return self.runtime.pick(self.logits, ask.rows, ask.columns)
+        if isinstance(ask, AskPrefix):
+            if not self.known:
+                places = zip(ask.inputs, ask.positions, strict=True)
+                self.probed |= {row[: column + 1].tobytes() for row, column in places}
+            return self.runtime.pick(self.bent(ask.inputs), np.arange(len(ask.positions)), ask.positions)
+        for row, targets in zip(ask.inputs, ask.targets, strict=True):
+            self.known |= {row[: column + 1].tobytes(): targets[column] for column in range(len(row))}
+        self.logits = self.bent(ask.inputs)
+        return self.runtime.nll(self.logits, ask.targets)
+
+
+def test_a_careful_forger_passes_screening_and_is_refused_by_the_deep_examination():
+    model, rows = Table(), random_rows()
+    honest, _ = screened(channel_module.answers_of(model, NumpyRuntime()), model, rows)
+    forged, weights = screened(CarefulForger(model), model, rows)
+    assert forged.reason == ""
+    assert forged.val_bpb < 0.85 * honest.val_bpb
+    assert forged.largest_deviation < 1e-4
+    deep, _ = deeply_examined(load_table, rows, weights, forged.claims)
+    assert not deep.passed
+    assert "a fresh process with these weights needs" in deep.reason
+    # its own process, asked again instead of a fresh one, would have gone on lying
+    forger = CarefulForger(model)
+    screened(forger, model, rows)
+    examination = examine_deeply(
+        rows,
+        TOKENIZER.token_bytes,
+        forged.claims,
+        batch_size=4,
+        num_prefixes=40,
+        tolerance=5e-3,
+        most_apart=5e-3,
+        random=np.random.default_rng(0),
+    )
+    ask = next(examination)
+    with pytest.raises(StopIteration) as finished:
+        while True:
+            ask = examination.send(forger(ask))
+    assert finished.value.value.passed
+
+
 def test_a_candidate_whose_referee_closes_learns_it():
     ours, theirs = socket.socketpair()
     ours.close()
@@ -338,32 +529,78 @@ def launched(theirs, *, parent=None):
     return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def test_the_launcher_runs_an_experiment_from_its_order_to_its_score(tmp_path, smoke):
-    from fakes import fake_experiment
+def run_by_launcher(folder, text, log_path, make_referee):
+    """(exit code, what it said before its order, the log, the referee's end) of an experiment in this folder."""
+    (folder / "train.py").write_text(text, encoding="utf-8")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = launched(theirs)
+        theirs.close()
+        with log_path.open("wb") as log:
+            socket.send_fds(ours, [b"!"], [log.fileno()])
+        ours.sendall(f"{folder / 'train.py'}\n".encode())
+        referee = make_referee(ours)
+        referee.start()
+        early, _ = process.communicate(timeout=60)
+        ours.shutdown(socket.SHUT_RDWR)  # a process that left early leaves the referee's end waiting
+        referee.join(30.0)
+    return process.returncode, early, log_path.read_text(), referee
 
+
+def test_the_launcher_runs_an_experiment_from_its_order_to_its_score(tmp_path):
     folder = tmp_path / "trial of a name with spaces"
     folder.mkdir()
     # beside the experiment lies a module that would shadow the standard library, and one that would shadow ours
     (folder / "json.py").write_text("raise SystemExit('shadowed')")
     (folder / "prepare.py").write_text("raise SystemExit('shadowed')")
     text = fake_experiment().replace("DEVICE_BATCH_SIZE, MAX_SEQ_LEN,", "2, 4,")
-    (folder / "train.py").write_text(text, encoding="utf-8")
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        process = launched(theirs)
-        theirs.close()
-        with (tmp_path / "run.log").open("wb") as log:
-            socket.send_fds(ours, [b"!"], [log.fileno()])
-        ours.sendall(f"{folder / 'train.py'}\n".encode())
-        rows = np.random.default_rng(2).integers(0, 256, (11, 17)).astype(np.uint16)
-        referee = RefereesEnd(ours, rows, two_batches())
-        referee.start()
-        early, _ = process.communicate(timeout=60)
-        referee.join(30.0)
-    log_text = (tmp_path / "run.log").read_text()
-    assert process.returncode == 0, log_text + early.decode()
+    code, early, log_text, referee = run_by_launcher(
+        folder, text, tmp_path / "run.log", lambda ours: RefereesEnd(ours, random_rows(), two_batches())
+    )
+    assert code == 0, log_text + early.decode()
     assert early == b"", "all output goes to the log of the order"
     assert f"val_bpb:          {referee.result.val_bpb:.6f}" in log_text
+
+
+def counted(rows):
+    """(weights, claims) of the counting experiment's model, by hand: its SHARPNESS of 0.5 is a square root."""
+    counts = np.random.default_rng(4).integers(1, 9, V).astype(np.float64)
+    log_probs = np.log(np.sqrt(counts) / np.sqrt(counts).sum())
+    return NumpyRuntime().pack({"counts": counts}), -log_probs[rows[:, 1:].astype(np.int64)]
+
+
+def test_the_launcher_rebuilds_a_model_from_weights_without_training_one(tmp_path):
+    rows = random_rows()
+    weights, claims = counted(rows)
+    code, _, log_text, referee = run_by_launcher(
+        tmp_path,
+        fake_experiment(),
+        tmp_path / "run.log",
+        lambda ours: DeepEnd(ours, rows, weights, claims, says_hello=True),
+    )
+    assert code == 0, log_text
+    assert referee.result.reason == ""
+    assert referee.result.passed
+    assert [header["op"] for header in referee.heard][:4] == ["hello", "ready", "loaded", "answer"]
+    assert log_text == ""
+
+
+def test_an_experiment_that_cannot_be_rebuilt_says_what_is_missing(tmp_path):
+    text = fake_experiment().replace("def load_model(", "def load_another(")
+    code, _, log_text, _ = run_by_launcher(
+        tmp_path, text, tmp_path / "run.log", lambda ours: SaysRebuild(ours, random_rows(), [])
+    )
+    assert code == 1
+    assert log_text == "train.py defines no load_model(weights): see docs/contract.md\n"
+
+
+class SaysRebuild(RefereesEnd):
+    """Orders a model to be rebuilt, and hears no more."""
+
+    def run(self):
+        self.receive()
+        constants = {"op": "constants", "constants": CONSTANTS, "task": "rebuild"}
+        frames.send(self.channel, constants, TOKENIZER.to_json().encode())
 
 
 @pytest.mark.parametrize("sent", ["nothing", "half an order"])

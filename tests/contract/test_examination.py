@@ -19,6 +19,7 @@ from autoresearch.contract.examination import (
     AskAudit,
     AskClaim,
     AskPrefix,
+    AskWeights,
     examine,
     tolerance_for,
 )
@@ -32,6 +33,7 @@ RULES = replace(rules_for("smoke"), max_seq_len=T, eval_tokens=N * T, num_prefix
 TOKEN_BYTES = np.array([0] + [1 + index % 3 for index in range(V - 1)], dtype=np.int32)
 BATCH_SIZES = (1, 2, 7, 16, N, 1000)
 SEEDS = range(5)
+DIGEST = bytes(range(32))  # of the weights that were handed over
 
 
 def _text(num_rows=N, seq_len=T, seed=11):
@@ -54,6 +56,8 @@ def answers(model, tamper=lambda ask, answer: answer):
     latest = []
 
     def answer(ask):
+        if isinstance(ask, AskWeights):
+            return np.frombuffer(DIGEST, dtype=np.uint8).astype(np.float32)
         if isinstance(ask, AskAudit):
             return runtime.pick(latest[-1], ask.rows, ask.columns)
         latest[:] = [runtime.logits(model, ask.inputs)]
@@ -71,7 +75,15 @@ def examined(model, tamper=lambda ask, answer: answer, *, batch_size=8, seed=0, 
 def conversation(answer, *, batch_size=8, seed=0, tolerance=TOLERANCE_CPU, rows=ROWS, token_bytes=TOKEN_BYTES):
     """(result, every question that was asked)."""
     random = np.random.default_rng(seed)
-    examination = examine(rows, token_bytes, RULES, batch_size=batch_size, tolerance=tolerance, random=random)
+    examination = examine(
+        rows,
+        token_bytes,
+        RULES,
+        batch_size=batch_size,
+        tolerance=tolerance,
+        random=random,
+        weights_sha256=DIGEST,
+    )
     ask = next(examination)
     asked = [ask]
     while True:
@@ -191,7 +203,7 @@ def test_a_model_with_large_logits_passes():
 def test_a_result_says_how_much_was_audited():
     result = examined(bigram, batch_size=10)
     assert result.audited_positions == 3 * RULES.num_audits_per_batch
-    assert result.prefix_pairs == 20 + 10  # 16 early prefixes in two batches of ten, 8 late ones in one
+    assert result.prefix_pairs == 16 + 10  # of 16 early ones each counts once; a late batch of ten is filled
     assert 0 <= result.largest_deviation < 1e-5
 
 
@@ -430,7 +442,7 @@ def test_claims_and_audited_logits_bent_towards_known_targets_are_refused(seed):
     assert "better on average than their prefixes" in result.reason
 
 
-@pytest.mark.parametrize("kind", [AskPrefix, AskClaim, AskAudit])
+@pytest.mark.parametrize("kind", [AskPrefix, AskClaim, AskAudit, AskWeights])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_one_number_that_is_not_finite_is_refused_wherever_it_is(kind, value):
     def tamper(ask, answer):
@@ -473,6 +485,8 @@ def test_a_negative_claim_is_refused():
         (AskClaim, lambda answer: answer[..., None]),
         (AskAudit, lambda answer: answer[:, :1]),
         (AskAudit, lambda answer: answer.T),
+        (AskWeights, lambda answer: answer[:-1]),
+        *((kind, lambda answer: answer.flat[0].reshape(())) for kind in (AskPrefix, AskClaim, AskAudit, AskWeights)),
     ],
 )
 def test_an_answer_of_another_shape_is_refused(kind, reshape):
@@ -486,13 +500,46 @@ def test_an_extra_column_of_the_vocabulary_is_refused():
     assert f"shape (8, {V + 1}) instead of (8, {V})" in result.reason
 
 
-def test_a_score_that_no_model_can_reach_is_refused():
+def test_a_score_that_no_model_can_reach_is_flagged_for_whoever_asked():
     """Text that one table predicts almost surely: honest in form, but no model of language."""
     rows = np.tile(np.arange(T + 1, dtype=np.uint16) % (V - 1) + 1, (N, 1))
     result = examined(lambda inputs: 12 * np.eye(V)[inputs % (V - 1) + 1], rows=rows)
+    assert result.reason == ""
+    assert 0 < result.val_bpb < PLAUSIBLE_BPB == 0.3
+    assert result.is_implausible
+    assert not examined(bigram).is_implausible
+    assert not examined(next_token).is_implausible, "what was refused has no score to judge"
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+@pytest.mark.parametrize("place", [0, 31])
+def test_weights_that_change_while_they_are_examined_are_refused(place):
+    def tamper(ask, answer):
+        if isinstance(ask, AskWeights):
+            answer = answer.copy()
+            answer[place] += 1
+        return answer
+
+    result = examined(bigram, tamper)
     assert result.val_bpb is None
-    assert "below what any such model can reach" in result.reason
-    assert PLAUSIBLE_BPB == 0.3
+    assert "the weights changed while they were examined" in result.reason
+    assert result.claims is None
+
+
+def test_the_weights_are_asked_for_once_when_all_else_is_answered():
+    _, asked = conversation(answers(bigram))
+    assert [type(ask) for ask in asked].count(AskWeights) == 1
+    assert isinstance(asked[-1], AskWeights)
+
+
+def test_the_claims_come_back_in_the_order_of_the_rows():
+    nats = np.log(np.exp(BIGRAM).sum(axis=1))[ROWS[:, :-1]] - BIGRAM[ROWS[:, :-1], ROWS[:, 1:]]
+    for batch_size in BATCH_SIZES:
+        claims = examined(bigram, batch_size=batch_size).claims
+        assert claims.dtype == np.float64
+        np.testing.assert_allclose(claims, nats, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------- questions
@@ -519,7 +566,7 @@ def test_questions_come_in_equal_batches_and_cover_every_row(batch_size, seed):
             whole = np.concatenate([ask.inputs, ask.targets[:, -1:]], axis=1)
             assert np.array_equal(whole[:, 1:], ask.targets)
             claimed.update(table[tuple(row)] for row in whole.tolist())
-        if not isinstance(ask, AskAudit):
+        if isinstance(ask, AskPrefix | AskClaim):
             assert ask.inputs.shape == (size, 19)
             assert ask.inputs.dtype == np.int64
     assert set(claimed) == set(range(N))
@@ -544,10 +591,25 @@ def test_a_prefix_question_never_shows_a_whole_row_and_never_asks_at_its_end(bat
                 assert tuple(line) not in whole or len(heads) > 1 or len(tails) > 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**32))
+def test_no_more_text_is_shown_before_the_claims_than_the_prefixes_need(batch_size, seed):
+    """A batch larger than the number of prefixes repeats its lines; once whole rows were seen, it is filled with more."""
+    _, asked = conversation(answers(bigram), batch_size=batch_size, seed=seed, rows=ROWS[:, :20])
+    size = min(batch_size, N)
+    kinds = [type(ask) for ask in asked]
+    first_claim, last_audit = kinds.index(AskClaim), len(kinds) - 1 - kinds[::-1].index(AskAudit)
+    lines = [tuple(line) for ask in asked[:first_claim] for line in ask.inputs.tolist()]
+    assert len(set(lines)) <= RULES.num_prefix_rows <= len(lines)
+    late = [ask for ask in asked[last_audit:] if isinstance(ask, AskPrefix)]
+    result, _ = conversation(answers(bigram), batch_size=batch_size, seed=seed, rows=ROWS[:, :20])
+    assert result.prefix_pairs == RULES.num_prefix_rows + len(late) * size
+
+
 def test_order_and_places_change_from_trial_to_trial():
     def inputs_of(seed):
         _, asked = conversation(answers(bigram), seed=seed)
-        return [ask.inputs.tobytes() for ask in asked if not isinstance(ask, AskAudit)]
+        return [ask.inputs.tobytes() for ask in asked if isinstance(ask, AskPrefix | AskClaim)]
 
     assert inputs_of(1) == inputs_of(1)
     assert not set(inputs_of(1)) & set(inputs_of(2))

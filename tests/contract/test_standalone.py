@@ -15,7 +15,7 @@ from autoresearch.contract import channel as channel_module
 from autoresearch.contract import standalone
 from autoresearch.contract.packing import pack_batches
 from autoresearch.contract.standalone import DEFAULT_SEED, preset_in_force, standalone_names
-from autoresearch.vocabulary import AutoresearchError, DataMissing, UsageError
+from autoresearch.vocabulary import AutoresearchError, DataMissing, Slice, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -183,6 +183,38 @@ def test_a_model_that_looks_ahead_gets_an_error_instead_of_a_score(names):
     model = Counts(tokenizer.get_vocab_size(), leak=5.0)
     with pytest.raises(AutoresearchError, match=r"rejected: position .* the model looks ahead"):
         names["evaluate_bpb"](model, tokenizer, 8)
+
+
+def test_a_model_that_changes_while_it_is_examined_gets_an_error_instead_of_a_score(names):
+    tokenizer = names["Tokenizer"].from_directory()
+
+    class KeepsStatistics(Counts):
+        def __call__(self, inputs):
+            logits = super().__call__(inputs)
+            self.counts = self.counts * (1 + 1e-9)
+            return logits
+
+    with pytest.raises(AutoresearchError, match=r"rejected: the weights changed while they were examined"):
+        names["evaluate_bpb"](KeepsStatistics(tokenizer.get_vocab_size()), tokenizer, 8)
+
+
+def test_a_score_that_no_model_can_reach_gets_an_error_instead(names, smoke):
+    """Nobody is there to examine it deeply."""
+    tokenizer = names["Tokenizer"].from_directory()
+    rows = smoke[1].rows(Slice.SEARCH).astype(np.int64)
+    following = {row[: column + 1].tobytes(): row[column + 1] for row in rows for column in range(len(row) - 1)}
+
+    class KnowsTheText(Counts):
+        def __call__(self, inputs):
+            logits = np.zeros((*inputs.shape, len(self.counts)), dtype=np.float32)
+            for line, row in enumerate(inputs):
+                for column in range(len(row)):
+                    logits[line, column, following.get(row[: column + 1].tobytes(), 0)] = 12.0
+            return logits
+
+    with pytest.raises(AutoresearchError, match=r"rejected: val_bpb 0\.1\d+ is not plausible") as caught:
+        names["evaluate_bpb"](KnowsTheText(tokenizer.get_vocab_size()), tokenizer, 8)
+    assert caught.value.hint
 
 
 def run_by_hand(workspace, text=None, **environment):

@@ -22,6 +22,12 @@ class Counts:
         return np.broadcast_to(logits, (*inputs.shape, len(logits))).astype(np.float32)
 
 
+def load_model(weights):
+    model = Counts(len(weights["counts"]))
+    model.counts = weights["counts"]
+    return model
+
+
 def main():
     tokenizer = Tokenizer.from_directory()
     model = Counts(tokenizer.get_vocab_size())

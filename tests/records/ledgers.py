@@ -14,11 +14,6 @@ from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session
 from autoresearch.vocabulary import Outcome, Proposal, Slice, Status, Trial, Verdict
 
 HASH = "1234567890abcdef1234567890abcdef12345678"
-# What a description from a hostile or broken proposer may hold: each part has broken a table or a page somewhere.
-HOSTILE = (
-    "tab\there\nnext\rline\x1b[31mred\x1b[0m \x1b]0;title\x07\u202eright-to-left\u200b\u2028new\x00\x9b2J\ud800"
-    " | pipe <img src=x onerror=alert(1)> [a](http://x) `code` **bold** # head --- &amp; ~~s~~"
-)
 
 
 def session_of(tag: str = "nov21", **changes) -> Session:

@@ -3,7 +3,8 @@ import math
 import re
 
 import pytest
-from ledgers import HASH, HOSTILE, session_of, trial_of
+from hostile_words import HORROR
+from ledgers import HASH, session_of, trial_of
 
 from autoresearch.records.run_report import RunIdentity, read_status, run_json, status_text, write_run, write_status
 from autoresearch.vocabulary import Outcome
@@ -40,7 +41,7 @@ TRAINING_KEYS = {
     "num_steps", "num_tokens", "budget_used", "training_seconds", "startup_seconds", "exam_seconds",
     "feeder_wait_seconds", "total_seconds", "cpu_seconds", "cpu_share", "tok_sec", "speed_vs_baseline", "peak_memory_mb",
     "disturbed", "sealed", "weights_sha256", "audited_positions", "prefix_pairs", "largest_deviation", "claimed",
-    "seconds_outside_budget",
+    "seconds_outside_budget", "examined", "deep_seconds", "deep_prefixes", "leak_bpb", "leak_interval_bpb", "leak_bound_bpb",
 }  # fmt: skip
 
 
@@ -125,11 +126,11 @@ def test_every_status_file_gets_the_same_text_and_no_temporary_stays(tmp_path):
 
 def test_a_hostile_message_adds_no_key(tmp_path):
     path = tmp_path / "train_status.txt"
-    write_status([path], {"phase": "training", "message": f"a=b\nphase=done\n{HOSTILE}", "pid": 1})
+    write_status([path], {"phase": "training", "message": f"a=b\nphase=done\n{HORROR}", "pid": 1})
     read = read_status(path)
     assert list(read) == ["phase", "message", "pid"]
     assert read["phase"] == "training"
-    assert read["message"].startswith("a=b phase=done tab here next linered")
+    assert read["message"].startswith('a=b phase=done "tab here next linered')
 
 
 def test_a_missing_status_file_reads_as_nothing(tmp_path):

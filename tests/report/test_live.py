@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.report.live import LiveLine, Progress, render
-from autoresearch.report.text import columns, count, cut, duration, for_encoding, pad, printable
+from autoresearch.report.text import columns, count, cut, duration, for_encoding, pad
 
 FULL = Progress(
     tag="jun8",
@@ -98,15 +98,6 @@ def test_any_progress_fits_its_width_on_one_harmless_line(
     line = render(moment, width)
     assert columns(line) <= width
     assert not [char for char in line if unicodedata.category(char).startswith("C") or char in "\u2028\u2029"]
-
-
-def test_escape_and_bidirectional_characters_become_visible() -> None:
-    hostile = "a\x1b[2Jb\u202ec\u2066d\u200be\tf\r\ng\x9b\ud800"
-    assert printable(hostile) == r"a\x1b[2Jb\u202ec\u2066d\u200be f  g\x9b\ud800"
-
-
-def test_stacked_marks_are_thinned_to_one() -> None:
-    assert printable("o" + "\u0332" * 50 + "k") == "o\u0332k"
 
 
 def test_wide_characters_count_two_columns() -> None:

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch.backends.runtime import TorchRuntime
 from autoresearch.contract.rules import PRESETS
 
 TRAIN_PATH = Path(__file__).resolve().parents[2] / "train.py"
@@ -454,6 +455,33 @@ def test_too_many_positions_are_refused(train):
 def test_state_dict_holds_parameters_only(train):
     model = train.GPT(small_config(train))
     assert list(model.state_dict()) == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
+def test_a_model_loaded_from_its_weights_gives_the_same_logits_bit_for_bit(train, monkeypatch, autocast_dtype):
+    """The weights as they come from another process: as safetensors, on a device, and without a gradient."""
+    monkeypatch.setattr(train, "settings_for", lambda device: (autocast_dtype, False))
+    model = train.build_model(train.config_from_hyperparameters(64), torch.device("cpu"), autocast_dtype)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    runtime = TorchRuntime()
+    runtime.device = torch.device("cpu")
+    again = train.load_model(runtime.unpack(runtime.pack(model.state_dict())))
+    tokens = random_tokens(model.config)
+    with torch.no_grad():
+        assert torch.equal(again(tokens), model(tokens))
+        again.lm_head.weight[0] += 1
+    assert not torch.equal(again(tokens), model(tokens)), "it has storage of its own"
+    assert again.autocast_dtype is autocast_dtype
+
+
+def test_a_model_is_not_loaded_from_weights_of_another_shape(train):
+    weights = dict(train.build_model(train.config_from_hyperparameters(64), torch.device("cpu")).state_dict())
+    weights["extra.weight"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r"extra\.weight"):
+        train.load_model(weights)
 
 
 # --------------------------------------------------------------------------------------------------------- accounting

@@ -29,6 +29,9 @@ class Runtime(Protocol):
     def pack(self, state: Mapping[str, Any]) -> bytes:
         """A state dict as safetensors bytes."""
 
+    def unpack(self, weights: bytes) -> dict[str, Any]:
+        """What `pack` packed, name by name, on the device."""
+
     def logits(self, model: Any, inputs: NDArray[np.int64]) -> Any:
         """model(inputs) without gradients: logits [B, T, V] on the device."""
 
@@ -86,6 +89,11 @@ class TorchRuntime:
         plain = {name: value.detach().to("cpu").contiguous().clone() for name, value in state.items()}
         return bytes(save(plain))
 
+    def unpack(self, weights: bytes) -> dict[str, Any]:
+        from safetensors.torch import load
+
+        return {name: value.to(self.device) for name, value in load(weights).items()}
+
     def logits(self, model: Any, inputs: NDArray[np.int64]) -> Any:
         with self._torch.no_grad():
             answer = model(self.place(inputs))
@@ -120,6 +128,11 @@ class NumpyRuntime:
         from safetensors.numpy import save
 
         return bytes(save({name: np.ascontiguousarray(value) for name, value in state.items()}))
+
+    def unpack(self, weights: bytes) -> dict[str, Any]:
+        from safetensors.numpy import load
+
+        return dict(load(weights))
 
     def logits(self, model: Any, inputs: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.asarray(model(np.array(inputs)), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 
 from autoresearch.cli import screen
 from autoresearch.contract.rules import rules_for
+from autoresearch.hostile_text import terminal_line
 from autoresearch.loop.opening import session_lock
 from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.verdict import noise_of
@@ -18,7 +20,6 @@ from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
 from autoresearch.records.tables import result_row
 from autoresearch.report.analysis import save_chart, summary
-from autoresearch.report.text import printable
 from autoresearch.vocabulary import UsageError, WorkspaceError
 from autoresearch.workspace import Workspace, open_workspace
 
@@ -57,7 +58,8 @@ def status(options: argparse.Namespace) -> int:
         if options.json:
             screen.print_json(values)
         else:
-            print("\n".join(f"{name:>20}  {value}" for name, value in values.items() if value not in ("", None)))
+            shown = {name: value for name, value in values.items() if value not in ("", None)}
+            screen.say("\n".join(f"{name:>20}  {terminal_line(str(value))}" for name, value in shown.items()))
         if not options.watch:
             return 0
         time.sleep(1.0)
@@ -68,7 +70,8 @@ def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> di
     agent = read_status(workspace.status_path("agent", session.tag))
     train = read_status(workspace.status_path("train", session.tag))
     pid = agent.get("pid", "")
-    runs = pid.isdigit() and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
+    is_number = re.fullmatch(r"[0-9]{1,9}", pid) is not None
+    runs = is_number and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
     found = summary(screen.rows_of(ledger, session.tag), _noise(ledger, session))
     return {
         "session": session.tag,
@@ -140,21 +143,21 @@ def show(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"experiment {experiment.number} of {session.tag}: {printable(experiment.proposal.description)}")
-    print(f"    status  {experiment.status or experiment.state}")
+    screen.say(f"experiment {experiment.number} of {session.tag}: {terminal_line(experiment.proposal.description)}")
+    screen.say(f"    status  {experiment.status or experiment.state}")
     if experiment.verdict:
-        print(f"   verdict  {printable(experiment.verdict.reason)}")
-    print(
-        f"    commit  {experiment.commit_hash or 'none'}   against {experiment.incumbent[:10]}, proposed by {experiment.proposal.proposer}"
+        screen.say(f"   verdict  {terminal_line(experiment.verdict.reason)}")
+    screen.say(
+        f"    commit  {experiment.commit_hash or 'none'}   against {experiment.incumbent[:10]}, proposed by {terminal_line(experiment.proposal.proposer)}"
     )
     for row in trials:
-        print(f"     trial  {_trial_line(row, experiment)}")
+        screen.say(f"     trial  {terminal_line(_trial_line(row, experiment))}")
     if experiment.status is not None:
         tail = result_row(experiment, trials).log_tail
         if tail:
-            print("  the end of its log:")
-            print("\n".join(f"    | {printable(line)}" for line in tail.splitlines()))
-        print(f"  snapshot  {workspace.snapshot_dir(session.tag, experiment.number)}")
+            screen.say("  the end of its log:")
+            screen.say("\n".join(f"    | {line}" for line in tail.split("\n")))
+        screen.say(f"  snapshot  {workspace.snapshot_dir(session.tag, experiment.number)}")
     return 0
 
 
@@ -164,7 +167,7 @@ def _trial_line(row: TrialRow, experiment: Experiment) -> str:
         return f"{row.purpose}, {arm}: running since {row.started_at}"
     trial = row.trial
     if trial.val_bpb is None:
-        return f"{row.purpose}, {arm}: {trial.outcome}, {printable(trial.reason)}"
+        return f"{row.purpose}, {arm}: {trial.outcome}, {trial.reason}"
     share = "" if trial.cpu_share is None else f", {trial.cpu_share:.0%} of a core"
     return (
         f"{row.purpose}, {arm}, {row.slice} slice, seed {row.seed}: {trial.val_bpb:.6f} in {trial.num_steps} steps,"
@@ -178,12 +181,12 @@ def diff(options: argparse.Namespace) -> int:
     session = _session(ledger, options.tag)
     one = ledger.experiment(session.tag, options.number)
     if options.other is None:
-        print(_diff_of(workspace, one), end="")
+        screen.say(_diff_of(workspace, one), end="")
         return 0
     other = ledger.experiment(session.tag, options.other)
     if one.commit_hash is None or other.commit_hash is None:
         raise UsageError(
             "one of the two was refused before it became a commit", hint=f"autoresearch show {options.number}"
         )
-    print(workspace.repository.diff(one.commit_hash, other.commit_hash), end="")
+    screen.say(workspace.repository.diff(one.commit_hash, other.commit_hash), end="")
     return 0

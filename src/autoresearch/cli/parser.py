@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     _setup_verbs(verbs)
     _work_verbs(verbs)
     _look_verbs(verbs)
+    _prove_verbs(verbs)
     return parser
 
 
@@ -163,6 +164,30 @@ def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     diff.add_argument("--tag", help="session (default: the newest)")
 
 
+def _prove_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    redteam = _verb(
+        verbs,
+        "redteam",
+        "prove:redteam",
+        "run every documented cheat, and honest controls, against this machine, and say what held",
+        "autoresearch redteam",
+    )
+    redteam.add_argument("ids", metavar="ID", nargs="*", help="cheats or controls, or a group: B01, E (default: all)")
+    redteam.add_argument(
+        "--layers",
+        default="auto",
+        metavar="KIND",
+        help="seal to test: auto, bubblewrap, landlock, sandbox-exec, none (default: auto, the strongest here)",
+    )
+    redteam.add_argument(
+        "--full",
+        action="store_true",
+        help="each cheat 3 times and each control 20 times, slow ones too, and detection rates: hours",
+    )
+    redteam.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    _json(redteam)
+
+
 def _contract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contract", metavar="P", help="preset: tiny, small, standard, long, smoke (default: what fits this machine)"
@@ -188,6 +213,11 @@ def _session_flags(parser: argparse.ArgumentParser) -> None:
         "--refresh-every", type=int, metavar="N", help="re-run the incumbent after N experiments (default: 8)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of a candidate (default: 1)")
+    parser.add_argument(
+        "--sandbox",
+        metavar="KIND",
+        help="auto, bubblewrap, landlock, sandbox-exec or none (default: auto, the strongest that works here)",
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

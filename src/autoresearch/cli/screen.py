@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from autoresearch.contract.rules import Clock
-from autoresearch.loop.referee import Glimpse
+from autoresearch.hostile_text import json_text, terminal_block, terminal_line
+from autoresearch.loop.orders import Glimpse
 from autoresearch.loop.session import ResearchSession
 from autoresearch.records.ledger import Ledger, now
 from autoresearch.records.tables import result_rows
 from autoresearch.report.analysis import Row, save_chart, summary, table, terminal_chart
 from autoresearch.report.live import LiveLine, Progress
+from autoresearch.report.text import for_encoding
 from autoresearch.vocabulary import AutoresearchError, Status
 from autoresearch.workspace import Workspace
 
@@ -25,7 +26,13 @@ _STATUS_EVERY = 1.0  # seconds between status files: what pollers expect
 
 def print_json(value: Any) -> None:
     """One JSON document on one line."""
-    print(json.dumps(value, default=str, allow_nan=False))
+    print(json_text(value))
+
+
+def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Print text that may hold words of a machine: nothing in it drives the terminal, and no character is too much for it."""
+    target = stream or sys.stdout
+    print(for_encoding(terminal_block(text), target.encoding), end=end, file=target)
 
 
 def width() -> int:
@@ -168,8 +175,8 @@ def print_session(
 ) -> None:
     """The end of a session, for people: table, chart, sums, and where everything lies."""
     rows = rows_of(ledger, tag)
-    print(f"\n{table(rows, width())}\n")
-    print(terminal_chart(rows, width=min(100, width())))
+    say(f"\n{table(rows, width())}\n")
+    print(for_encoding(terminal_chart(rows, width=min(100, width())), sys.stdout.encoding))  # its colours are ours
     found = summary(rows, noise)
     if found["gain_bpb"] is not None:
         over = (
@@ -177,11 +184,11 @@ def print_session(
             if found["gain_over_noise"] is not None
             else ""
         )
-        print(
+        say(
             f"\nbaseline {found['baseline_val_bpb']:.4f} -> incumbent {found['best_val_bpb']:.4f} (experiment {found['best_experiment']}):"
             f" estimated gain {found['gain_bpb']:+.4f} bpb{over}"
         )
-    print(
+    say(
         f"{found['num_experiments']} experiments, {found['num_keeps']} kept, {found['num_discards']} discarded,"
         f" {found['num_crashes']} crashed, {found['num_trials']} runs of candidates, {found['seconds'] / 60:.1f} minutes{f'; {why}' if why else ''}"
     )
@@ -196,7 +203,7 @@ def print_session(
             places.insert(0, ("chart", str(save_chart(rows, workspace.chart_path, noise, tag=tag))))
         except AutoresearchError as error:
             places.insert(0, ("chart", f"not drawn: {error.message} ({error.hint})"))
-    print("\n" + "\n".join(f"{name:>10}  {where}" for name, where in places))
+    say("\n" + "\n".join(f"{name:>10}  {terminal_line(where)}" for name, where in places))
 
 
 def ledger_branch(ledger: Ledger, tag: str) -> str:

@@ -6,8 +6,10 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoresearch.cli import screen
 from autoresearch.cli.work import settings_for
@@ -15,18 +17,23 @@ from autoresearch.contract.rules import PRESETS, rules_for
 from autoresearch.vocabulary import AutoresearchError, WorkspaceError
 from autoresearch.workspace import create_workspace, open_workspace
 
+if TYPE_CHECKING:
+    from autoresearch.sandbox.layers import Layer
+
 
 def doctor(options: argparse.Namespace) -> int:
     """What this machine has, what fits it, and what to install for more."""
     from autoresearch.backends.hardware import default_preset, detect
     from autoresearch.contract.corpora import cache_root
-    from autoresearch.loop.sandbox import SEALED
+    from autoresearch.sandbox.layers import all_layers, probe
 
     hardware = detect()
     fits = default_preset(hardware)
     prepared = {name: _prepared(name) for name in PRESETS}
     tools = {name: shutil.which(name) for name in ("git", "make", "uv", "g++", "bwrap", "nvidia-smi")}
     packages = {name: _version(name) for name in ("torch", "numpy", "optuna", "rustbpe", "tiktoken", "matplotlib")}
+    layers = all_layers()
+    sealed = probe().level
     advice = _advice(packages, tools, prepared, fits)
     if options.json:
         screen.print_json(
@@ -40,7 +47,8 @@ def doctor(options: argparse.Namespace) -> int:
                 "dtypes": hardware.dtypes,
                 "contract": fits,
                 "prepared": prepared,
-                "sealed": SEALED,
+                "sealed": sealed,
+                "layers": [asdict(layer) for layer in layers],
                 "tools": tools,
                 "packages": packages,
                 "cache": str(cache_root()),
@@ -63,16 +71,24 @@ def doctor(options: argparse.Namespace) -> int:
         ("contract", f"{fits} fits this machine (of {', '.join(PRESETS)})"),
         ("data", ", ".join(f"{name} {state}" for name, state in prepared.items())),
         ("cache", str(cache_root())),
-        ("sealed", SEALED),
+        ("sealed", sealed),
         ("tools", ", ".join(f"{name} {'yes' if path else 'no'}" for name, path in tools.items())),
         ("packages", ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())),
     ]
     if hardware.note:
         rows.append(("note", hardware.note))
     print("\n".join(f"{name:>10}  {value}" for name, value in rows))
+    for layer in layers:
+        print(f"     layer  {_layer_line(layer)}")
     for line in advice:
         print(f"      next  {line}")
     return 0
+
+
+def _layer_line(layer: Layer) -> str:
+    """One layer in one line: does it work, what it defends, and what to type for it or for more of it."""
+    text = f"{layer.name:<12}  {'yes' if layer.works else 'no ':<3}  {layer.defends}  ({layer.detail})"
+    return f"{text}  to get it: {layer.install}" if layer.install else text
 
 
 def _prepared(preset: str) -> str:

@@ -21,6 +21,7 @@ from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import Settings, known_settings, load_settings
 from autoresearch.records.ledger import Experiment, Ledger
 from autoresearch.report.analysis import summary
+from autoresearch.sandbox.process_tree import shield_referee
 from autoresearch.vocabulary import UsageError
 from autoresearch.workspace import Workspace, open_workspace
 
@@ -38,6 +39,7 @@ def _ledger_to_write(workspace: Workspace) -> Ledger:
         WorkspaceError: the workspace is read-only. LedgerError: the ledger is damaged or busy.
     """
     workspace.check_writable()
+    shield_referee()  # whoever writes the ledger referees: keys in our environment are no candidate's business
     return Ledger(workspace.ledger_path)
 
 

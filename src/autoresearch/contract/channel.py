@@ -7,11 +7,10 @@ standalone script uses the same `Loader` and `Evaluator` over a link inside one 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import hashlib
 import importlib
 import os
 import runpy
-import signal
 import socket
 import sys
 import types
@@ -25,10 +24,12 @@ from numpy.typing import NDArray
 
 from autoresearch.backends.runtime import Runtime, runtime_in_use
 from autoresearch.contract import frames
-from autoresearch.contract.examination import Ask, AskAudit, AskClaim, AskPrefix
+from autoresearch.contract.examination import Ask, AskAudit, AskClaim, AskPrefix, AskWeights
 from autoresearch.contract.tokenizer import Tokenizer
 
 MAX_PAYLOAD_BYTES = 1 << 30  # one batch of rows, or one question
+MAX_WEIGHTS_BYTES = 1 << 32
+REBUILD = "load_model"  # what an experiment file calls the function that rebuilds its model from handed-over weights
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,26 @@ class Evaluator:
         """
         runtime = runtime_in_use()
         runtime.synchronize()
-        latest: list[Any] = []
+        return self._link.examine(runtime.pack(model.state_dict()), int(batch_size), answers_of(model, runtime))
 
-        def answer(ask: Ask) -> NDArray[np.float32]:
-            if isinstance(ask, AskAudit):
-                return runtime.pick(latest[-1], ask.rows, ask.columns)
-            latest.clear()  # one batch of logits in memory at a time
-            latest.append(runtime.logits(model, ask.inputs))
-            if isinstance(ask, AskPrefix):
-                return runtime.pick(latest[-1], np.arange(len(ask.positions)), ask.positions)
-            return runtime.nll(latest[-1], ask.targets)
 
-        return self._link.examine(runtime.pack(model.state_dict()), int(batch_size), answer)
+def answers_of(model: Any, runtime: Runtime) -> Callable[[Ask], NDArray[np.float32]]:
+    """A function that answers the examination's questions by `model(inputs)`."""
+    latest: list[Any] = []
+
+    def answer(ask: Ask) -> NDArray[np.float32]:
+        if isinstance(ask, AskAudit):
+            return runtime.pick(latest[-1], ask.rows, ask.columns)
+        if isinstance(ask, AskWeights):
+            digest = hashlib.sha256(runtime.pack(model.state_dict())).digest()
+            return np.frombuffer(digest, dtype=np.uint8).astype(np.float32)
+        latest.clear()  # one batch of logits in memory at a time
+        latest.append(runtime.logits(model, ask.inputs))
+        if isinstance(ask, AskPrefix):
+            return runtime.pick(latest[-1], np.arange(len(ask.positions)), ask.positions)
+        return runtime.nll(latest[-1], ask.targets)
+
+    return answer
 
 
 def surface_names(link: Link, tokenizer: Tokenizer, constants: dict[str, Any]) -> dict[str, Any]:
@@ -173,18 +182,34 @@ class SocketLink:
 
     def examine(self, weights: bytes, batch_size: int, answer: Callable[[Ask], NDArray[np.float32]]) -> float:
         frames.send(self._channel, {"op": "weights", "batch_size": batch_size}, weights)
+        return float(self._answer_until("score", answer)["val_bpb"])
+
+    def be_examined(self, load_model: Callable[[dict[str, Any]], Any]) -> None:
+        """The deep examination: take the weights of another process, rebuild its model, and answer about prefixes."""
+        frames.send(self._channel, {"op": "ready"})
+        _, weights = frames.receive(self._channel, MAX_WEIGHTS_BYTES)
+        runtime = runtime_in_use()
+        model = load_model(runtime.unpack(weights))
+        frames.send(self._channel, {"op": "loaded"})
+        self._answer_until("end", answers_of(model, runtime))
+
+    def _answer_until(self, last: str, answer: Callable[[Ask], NDArray[np.float32]]) -> dict[str, Any]:
         while True:
             header, payload = frames.receive(self._channel, MAX_PAYLOAD_BYTES)
-            if header["op"] == "score":
-                return float(header["val_bpb"])
+            if header["op"] == last:
+                return header
             reply = np.ascontiguousarray(answer(decode_ask(header, payload)), dtype=np.float32)
             frames.send(self._channel, {"op": "answer", "shape": list(reply.shape)}, reply.tobytes())
 
 
 def encode_ask(ask: Ask) -> tuple[dict[str, Any], bytes]:
     """Header and payload of one question: its int64 arrays one after the other."""
+    kind: str
+    arrays: tuple[NDArray[np.int64], ...]
     if isinstance(ask, AskPrefix):
         kind, arrays = "prefix", (ask.inputs, ask.positions)
+    elif isinstance(ask, AskWeights):
+        kind, arrays = "weights", ()
     elif isinstance(ask, AskClaim):
         kind, arrays = "claim", (ask.inputs, ask.targets)
     else:
@@ -201,7 +226,12 @@ def decode_ask(header: dict[str, Any], payload: bytes) -> Ask:
         count = int(np.prod(shape))
         arrays.append(np.frombuffer(payload, dtype=np.int64, count=count, offset=offset).reshape(shape))
         offset += 8 * count
-    kinds: dict[str, Callable[..., Ask]] = {"prefix": AskPrefix, "claim": AskClaim, "audit": AskAudit}
+    kinds: dict[str, Callable[..., Ask]] = {
+        "prefix": AskPrefix,
+        "claim": AskClaim,
+        "audit": AskAudit,
+        "weights": AskWeights,
+    }
     return kinds[header["kind"]](*arrays)
 
 
@@ -209,10 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Wait for an order and run its experiment file. Started by the referee, never by a person."""
     parser = argparse.ArgumentParser(prog="autoresearch-candidate")
     parser.add_argument("--fd", type=int, required=True, help="the channel to the referee")
-    parser.add_argument("--parent", type=int, required=True, help="process number of the referee")
     parser.add_argument("--preload", default="", help="modules to import while waiting, with commas between")
     options = parser.parse_args(arguments)
-    _die_with_the_referee(options.parent)
     for name in filter(None, options.preload.split(",")):
         importlib.import_module(name)
     channel = socket.socket(fileno=options.fd)
@@ -225,7 +253,13 @@ def main(arguments: list[str] | None = None) -> None:
     # last: a file beside train.py must not shadow the standard library or a package
     sys.path.append(str(file.parent))
     sys.argv = [str(file)]
-    runpy.run_path(str(file), run_name="__main__")
+    if header["task"] == "train":
+        runpy.run_path(str(file), run_name="__main__")
+        return
+    experiment = runpy.run_path(str(file), run_name="experiment")  # defines its functions, and trains nothing
+    if REBUILD not in experiment:
+        sys.exit(f"{file.name} defines no {REBUILD}(weights): see docs/contract.md")
+    link.be_examined(experiment[REBUILD])
 
 
 def _take_order(channel: socket.socket) -> Path:
@@ -244,15 +278,6 @@ def _take_order(channel: socket.socket) -> Path:
             sys.exit("the referee closed the channel within an order")
         line += byte
     return Path(line[:-1].decode())
-
-
-def _die_with_the_referee(parent: int) -> None:
-    """On Linux, be killed when the referee dies, however it dies."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            sys.exit("the referee is gone")
 
 
 if __name__ == "__main__":

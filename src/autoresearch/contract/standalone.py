@@ -5,6 +5,7 @@ For people. A score from here was measured by the process that trained, so no re
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -51,7 +52,6 @@ class LocalLink:
         return Batch(rows, self._documents.epoch, self._budget.progress(), self._budget.used())
 
     def examine(self, weights: bytes, batch_size: int, answer: Callable[[Ask], NDArray[np.float32]]) -> float:
-        del weights  # nobody else to hand them to
         examination = examine(
             self._prepared.rows(Slice.SEARCH),
             self._prepared.tokenizer.token_bytes,
@@ -59,6 +59,7 @@ class LocalLink:
             batch_size=batch_size,
             tolerance=tolerance_for(self._kind),
             random=np.random.default_rng(),
+            weights_sha256=hashlib.sha256(weights).digest(),
         )
         ask = next(examination)
         while True:
@@ -67,8 +68,9 @@ class LocalLink:
             except StopIteration as finished:
                 result = finished.value
                 break
-        if result.val_bpb is None:
-            raise AutoresearchError(f"rejected: {result.reason}", hint="autoresearch train   (after mending the model)")
+        reason = f"val_bpb {result.val_bpb:.4f} is not plausible" if result.is_implausible else result.reason
+        if reason:
+            raise AutoresearchError(f"rejected: {reason}", hint="autoresearch train   (after mending the model)")
         return float(result.val_bpb)
 
 

@@ -9,56 +9,77 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoresearch.loop import sandbox
+import psutil
+
+from autoresearch.loop.log_pipe import LogPipe
+from autoresearch.sandbox.cell import Cell, remove_folder
+from autoresearch.sandbox.seal import Seal
 
 FOLDER_PREFIX = "autoresearch-trial-"  # then the referee's process number: a later start removes dead ones
 _WORTH_PRELOADING = ("numpy", "torch")
 
 
 class Candidate:
-    """One process with its trial directory, scratch folder and channel."""
+    """One process in a sandbox, with its trial directory, scratch folder and channel."""
 
-    def __init__(self, *, accelerators: bool, threads: int, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        seal: Seal,
+        accelerators: bool,
+        threads: int,
+        preload: Sequence[str] = (),
+        warm_cache: Path | None = None,
+    ) -> None:
+        self.seal = seal
         self.folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
-        self._trial_dir = self.folder / "trial"  # holds the surface files and nothing else
-        scratch = self.folder / "scratch"
-        for path in (self._trial_dir, scratch):
-            path.mkdir()
+        self.cell = Cell(seal, self.folder, accelerators=accelerators, threads=threads, warm_cache=warm_cache)
         self.channel, theirs = socket.socketpair()
-        command = [*sandbox.interpreter("autoresearch.contract.channel"), "--fd", str(theirs.fileno())]
-        command += ["--parent", str(os.getpid()), "--preload", ",".join(preload)]
-        environment = sandbox.clean_environment(scratch, accelerators=accelerators, threads=threads)
+        self._log: LogPipe | None = None
         self._early_log_path = self.folder / "early.log"
+        arguments = ["--fd", str(theirs.fileno()), "--preload", ",".join(preload)]
         with self._early_log_path.open("wb") as early:
-            self.tree = sandbox.ProcessTree(
-                command, directory=scratch, environment=environment, output=early, pass_fds=[theirs.fileno()]
+            self.tree = self.cell.start(
+                "autoresearch.contract.channel", arguments, output=early, pass_fds=[theirs.fileno()]
             )
         theirs.close()
 
     def begin(self, files: Mapping[str, str], entry: str, log_path: Path) -> None:
         """Give it its files and its log, and let it run. What it says from now on goes to `log_path`."""
         for name, text in files.items():
-            (self._trial_dir / name).write_text(text, encoding="utf-8")
-        with log_path.open("wb") as log, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            (self.cell.trial_dir / name).write_text(text, encoding="utf-8")
+        self._log = LogPipe(log_path)
+        order = f"{self.cell.inside(self.cell.trial_dir / entry)}\n"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # one byte carries the log's descriptor; a candidate that is gone already is found so by the referee
-            socket.send_fds(self.channel, [b"!"], [log.fileno()])
-            self.channel.sendall(f"{self._trial_dir / entry}\n".encode())
+            socket.send_fds(self.channel, [b"!"], [self._log.write_fd])
+            self.channel.sendall(order.encode())
+        self._log.hand_over()
+
+    def log_flooded(self) -> bool:
+        """Whether it has said more than a log may hold."""
+        return self._log is not None and self._log.flooded.is_set()
 
     def early_log(self) -> str:
         """What it said before its order came: nothing, unless our own launcher failed."""
         return self._early_log_path.read_text(errors="replace")[-2000:]
 
+    def close_log(self) -> None:
+        """End the whole tree, and wait until all it said is in the log."""
+        self.tree.kill()
+        if self._log is not None:
+            self._log.close()
+
     def close(self) -> None:
         """End it with everything it started, and remove its folder."""
-        self.tree.kill()
+        self.close_log()
         self.channel.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.cell.remove()
 
 
 def worth_preloading(source: str) -> list[str]:
@@ -71,3 +92,11 @@ def worth_preloading(source: str) -> list[str]:
     names |= {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
     roots = {name.partition(".")[0] for name in names}
     return [name for name in _WORTH_PRELOADING if name in roots]
+
+
+def remove_dead_folders() -> None:
+    """Remove trial folders whose referee is gone: their names carry its process number."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        owner = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            remove_folder(folder)

@@ -86,6 +86,15 @@ def read_constants(source: str, preset: str) -> Constants:
     return Constants(found, skipped)
 
 
+def defines_function(source: str, name: str) -> bool:
+    """Whether the file defines this function at its top level; False for text that is no program."""
+    try:
+        body = parse_program(source).body
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
+
+
 def rewrite(source: str, constants: Constants, changes: Mapping[str, Scalar]) -> str:
     """`source` with these literals replaced and every other byte as it was.
 

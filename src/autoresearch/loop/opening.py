@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from autoresearch.backends.hardware import Hardware, default_preset, detect, device_kind
 from autoresearch.contract.corpora import cache_root
 from autoresearch.contract.prepared import open_prepared
 from autoresearch.contract.rules import Clock, Rules, fingerprint_of, rules_for
+from autoresearch.loop.orders import Arena
 from autoresearch.loop.proposers import Proposer, make_proposer
-from autoresearch.loop.referee import Arena
 from autoresearch.loop.session import BASELINE, Reporter, ResearchSession
 from autoresearch.loop.settings import Settings
 from autoresearch.records.ledger import Ledger, Session, now
 from autoresearch.repository import check_tag
+from autoresearch.sandbox.layers import probe
+from autoresearch.sandbox.seal import Seal
 from autoresearch.vocabulary import Proposal, SessionBusy, UsageError, WorkspaceError
 from autoresearch.workspace import BRANCH_PREFIX, SCOPES, Workspace
 
@@ -41,14 +45,23 @@ def find_ground(settings: Settings, *, preset: str | None = None) -> Ground:
     """Detect the machine and open the data of the contract in force.
 
     Raises:
-        UsageError: unknown preset or dataset. DataMissing, DataCorrupt: nothing prepared, or damaged.
+        UsageError: unknown preset, dataset or sandbox, or one that does not work here. DataMissing,
+            DataCorrupt: nothing prepared, or damaged.
     """
     name = preset or settings.contract or default_preset(detect())
     rules = rules_for(name)
     hardware = detect(allow_accelerator=rules.clock is Clock.WALL)
     kind = device_kind(hardware)
     prepared = open_prepared(rules, settings.dataset or rules.dataset, cache_root())
-    arena = Arena(rules, prepared, kind, accelerators=rules.clock is Clock.WALL, threads=settings.threads)
+    arena = Arena(
+        rules,
+        prepared,
+        kind,
+        accelerators=rules.clock is Clock.WALL,
+        threads=settings.threads,
+        seal=probe(settings.sandbox),
+        warm_cache=warm_cache_dir(kind),
+    )
     return Ground(
         hardware, arena, fingerprint_of(rules, validation_sha256=prepared.hashes["validation"], device_kind=kind)
     )
@@ -217,6 +230,17 @@ def session_on(
     return ResearchSession(workspace, ledger, session, ground.arena, settings, reporter, stop or threading.Event())
 
 
+def warm_cache_dir(kind: str) -> Path:
+    """Where compile caches of trusted baselines are kept, for one kind of device."""
+    return cache_root() / "compiled" / re.sub(r"[^A-Za-z0-9._-]+", "-", kind)
+
+
+def _said_loudly(seal: Seal) -> str:
+    if seal.parts:
+        return f"{seal.level} ({seal.kind})"
+    return "NONE: a candidate can read, write and reach whatever you can.   autoresearch doctor   says what to install"
+
+
 def describe(session: Session, ground: Ground, settings: Settings, workspace: Workspace) -> list[tuple[str, str]]:
     """What is printed at the start: settings in force and where things will be."""
     rules = ground.rules
@@ -233,6 +257,7 @@ def describe(session: Session, ground: Ground, settings: Settings, workspace: Wo
         ),
         ("fingerprint", session.fingerprint),
         ("machine", f"{ground.hardware.backend}, {ground.hardware.chip}"),
+        ("sealed", _said_loudly(ground.arena.seal)),
         ("edits", session.entry),
         ("proposer", settings.proposer),
         ("limits", " and ".join(filter(None, limits)) or "none: runs until stopped (Ctrl-C)"),

@@ -23,7 +23,7 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
         SessionStopped: the baseline or the incumbent does not run, or candidates crash one after the other.
     """
     limits = Limits(session.settings, session.next_number() - 1)
-    session.keeps_spare = True
+    session.spare.keeps = True
     try:
         session.establish_baseline()
         while (reached := limits.reached(session.next_number() - 1)) is None or session.open_experiment():

@@ -7,14 +7,11 @@ import os
 import re
 from pathlib import Path
 
+from autoresearch.hostile_text import plain_line
+
 MAX_LOG_BYTES = 4 * 2**20  # beyond it the run is stopped: a training log is a few hundred kB
 _KEPT_HEAD = 64 * 1024
 _KEPT_TAIL = 192 * 1024
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.")
-# besides controls: soft hyphen, zero-width characters, byte order mark, and what turns text around
-_CONTROL = re.compile(
-    r"[^\t\n\x20-\x7e\xa0-\xac\xae-\u061b\u061d-\u1fff\u2010-\u2027\u2030-\u205f\u2070-\ud7ff\uf900-\ufefe\uff00-\uffef]"
-)
 _LOSS = re.compile(r"loss:\s*([0-9]+(?:\.[0-9]+)?)")
 _SUMMARY_LINE = re.compile(r"([A-Za-z_]{1,32}):\s+([0-9][0-9.,]{0,24})\s*")
 SUMMARY_KEYS = (
@@ -43,10 +40,14 @@ def read_log(path: Path) -> str:
 
 
 def tail_of(text: str, lines: int = 20) -> str:
-    """The last lines without progress lines, escapes and control characters, at most 200 characters each."""
-    shown = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
-    clean = [_CONTROL.sub("", _ESCAPES.sub("", line))[:200] for line in shown]
-    return "\n".join([line for line in clean if line.strip()][-lines:])
+    """The last lines that say something, made safe (`hostile_text`), at most 200 characters each."""
+    found: list[str] = []
+    for line in reversed(text.replace("\r\n", "\n").split("\n")):
+        if len(found) == lines:
+            break
+        if clean := plain_line(line, 200):
+            found.append(clean)
+    return "\n".join(reversed(found))
 
 
 def last_loss(path: Path) -> float | None:
@@ -55,7 +56,8 @@ def last_loss(path: Path) -> float | None:
         size = os.fstat(stream.fileno()).st_size
         stream.seek(max(0, size - 400))
         found = _LOSS.findall(stream.read().decode(errors="replace"))
-    return float(found[-1]) if found else None
+    loss = float(found[-1]) if found else math.inf
+    return loss if math.isfinite(loss) else None  # 400 digits are no number
 
 
 def claimed_summary(text: str) -> dict[str, float]:

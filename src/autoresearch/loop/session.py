@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import statistics
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
+from autoresearch.contract.channel import REBUILD
 from autoresearch.contract.rules import Clock
-from autoresearch.loop.candidate import FOLDER_PREFIX, Candidate, worth_preloading
-from autoresearch.loop.constants import read_constants
+from autoresearch.loop.candidate import remove_dead_folders
+from autoresearch.loop.constants import defines_function, read_constants
+from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order
 from autoresearch.loop.proposers import PastExperiment
-from autoresearch.loop.referee import Arena, Glimpse, Order, run_trial
-from autoresearch.loop.sandbox import kill_leftover
+from autoresearch.loop.referee import run_trial
 from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.settings import Settings
+from autoresearch.loop.spare import Spare
 from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
 from autoresearch.records.run_report import RunIdentity, run_json, write_run
 from autoresearch.repository import Identity
+from autoresearch.sandbox.process_tree import kill_leftover
 from autoresearch.vocabulary import (
     LedgerError,
     Outcome,
@@ -42,6 +40,7 @@ from autoresearch.workspace import Workspace
 
 BASELINE = 0
 _RERUNS = 1  # times a disturbed run is repeated before it is taken as it is, marked
+_FAR_OUTSIDE = 6.0  # standard deviations of one trial below the incumbent: by chance once in a billion
 _SPEED_BAND = 0.15  # of this commit's own median tokens/s: facts measured 0.94 and more of it when left alone
 
 
@@ -79,8 +78,7 @@ class ResearchSession:
         self.settings = settings
         self.reporter = reporter
         self.stop = stop
-        self.keeps_spare = False  # set by the loop while another trial is sure to follow
-        self._spare: Candidate | None = None
+        self.spare = Spare(arena)
         self.records = SessionRecords(workspace, ledger, session)
         self.policy = Policy(keep=settings.keep_probability, max_pairs=settings.max_pairs)
 
@@ -155,7 +153,7 @@ class ResearchSession:
             found.append(
                 f"trial {row.id} of experiment {row.number} was cut off{', its process still ran and was ended' if alive else ''}; it is run again"
             )
-        _remove_dead_folders()
+        remove_dead_folders()
         self.records.sweep()
         for experiment in self.ledger.experiments(self.tag):
             if experiment.state is State.JUDGED:
@@ -206,6 +204,11 @@ class ResearchSession:
         """
         baseline = self.ledger.experiment(self.tag, BASELINE)
         if baseline.state is State.COMMITTED:
+            if not self.can_be_rebuilt():
+                self.reporter.note(
+                    f"no deep examination: {self.session.entry} defines no {REBUILD}(weights), so scores are only screened "
+                    "(docs/contract.md)"
+                )
             self.calibrate(self.settings.calibration)
             noise = self.noise()
             estimate = self.incumbent_estimate()
@@ -367,15 +370,22 @@ class ResearchSession:
             hyperparameters=self._hyperparameters(files[self.session.entry]),
         )
         write_run(self.workspace.data_dir, run_json(identity, None))
-        spare, self._spare = self._spare, None
         done = run_trial(
             self.arena,
-            Order(files, self.session.entry, seed, part),
+            Order(
+                files,
+                self.session.entry,
+                seed,
+                part,
+                self._deep_wish(who, purpose),
+                is_trusted=who.number == BASELINE,
+            ),
             self.workspace.run_log_path,
             on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
             on_glimpse=lambda glimpse: self._show(glimpse, number, purpose, what),
-            on_examination=lambda: self._start_spare(files[self.session.entry]),
-            spare=spare,
+            on_examination=lambda: self.spare.start(files[self.session.entry]),
+            spare=self.spare.take(),
+            fresh=lambda: self.spare.fresh(files[self.session.entry]),
             stop=self.stop,
         )
         trial = self._against_its_peers(done.trial, who.commit_hash)
@@ -386,18 +396,38 @@ class ResearchSession:
         write_run(self.workspace.data_dir, run_json(identity, trial))
         return trial
 
-    def _start_spare(self, source: str) -> None:
-        """Start the next trial's process while this one is examined: its imports are then behind it."""
-        if self.keeps_spare and self._spare is None:
-            preload = worth_preloading(source)
-            self._spare = Candidate(accelerators=self.arena.accelerators, threads=self.arena.threads, preload=preload)
+    def _deep_wish(self, who: Experiment, purpose: Purpose) -> DeepWish | None:
+        """Which of a commit's scores are examined deeply: all that a keep could rest on, and what no one has seen before.
+
+        None where the baseline cannot be rebuilt from its weights: then no score is more than screened.
+        """
+        if not self.can_be_rebuilt():
+            return None
+        noise = self.noise().sd
+        passed = [row.trial for row in self._trials_of(who.commit_hash) if row.trial and row.trial.leak_bound_bpb]
+        asked = sum(trial.deep_prefixes for trial in passed)
+        if purpose is Purpose.CALIBRATE:
+            return DeepWish(lambda _score: not passed, noise, asked)  # once: it shows that the file can be rebuilt
+        if purpose is Purpose.PAIR:
+            return DeepWish(lambda _score: True, noise, asked)
+        incumbent = self.incumbent_estimate()
+
+        def is_promising(score: float) -> bool:
+            return judge(Evidence(incumbent, [score], [], noise), self.policy).status is not Status.DISCARD
+
+        def is_far_outside(score: float) -> bool:
+            return score < incumbent.mean - _FAR_OUTSIDE * noise
+
+        return DeepWish(is_promising if purpose is Purpose.FIRST else is_far_outside, noise, asked)
+
+    def can_be_rebuilt(self) -> bool:
+        """Whether the baseline's file says how to rebuild its model from its weights."""
+        baseline = self.ledger.experiment(self.tag, BASELINE)
+        return defines_function(self._text_of(baseline), REBUILD)
 
     def close(self) -> None:
         """End the process that waits for an order, if there is one."""
-        self.keeps_spare = False
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        self.spare.close()
 
     def _text_of(self, who: Experiment) -> str:
         text = who.proposal.files.get(self.session.entry)
@@ -463,11 +493,3 @@ def _median_speed(rows: list[TrialRow]) -> float | None:
         row.trial.tok_sec for row in rows if row.trial and row.trial.val_bpb is not None and not row.trial.disturbed
     ]
     return statistics.median(speeds) if speeds else None
-
-
-def _remove_dead_folders() -> None:
-    """Remove trial folders whose referee is gone: their names carry its process number."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,7 @@ class Settings:
     experiments, hours: limits. seed: of the session; every trial's seed comes from it. calibration: baseline repeats.
     keep_probability: provisional keeps. max_pairs: most repeats of one idea. refresh_every: re-run the incumbent after
     so many experiments. crash_streak: stop after so many crashes in a row. threads: CPU threads of a candidate.
+    sandbox: auto (the strongest that works here), bubblewrap, landlock, sandbox-exec or none.
     """
 
     contract: str | None = None
@@ -40,6 +41,7 @@ class Settings:
     refresh_every: int = 8
     crash_streak: int = 8
     threads: int = 1
+    sandbox: str = "auto"
 
 
 def known_settings() -> tuple[str, ...]:

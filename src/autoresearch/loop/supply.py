@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.contract import frames
-from autoresearch.loop import sandbox
+from autoresearch.sandbox.environment import clean_environment, interpreter
+from autoresearch.sandbox.process_tree import Orphans, ProcessTree
 from autoresearch.vocabulary import DataCorrupt
 
 _MAX_BATCH_BYTES = 2**30
@@ -26,17 +27,17 @@ class Supply:
         self._stream = 0
         self._ahead: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue(maxsize=4)
         self._log_path = folder / "feeder.log"
-        environment = sandbox.clean_environment(folder, accelerators=False, threads=1)
-        command = [*sandbox.interpreter("autoresearch.contract.feeder"), "--fd", str(theirs.fileno())]
+        environment = clean_environment(folder, accelerators=False, threads=1)
+        command = [*interpreter("autoresearch.contract.feeder"), "--fd", str(theirs.fileno())]
         command += ["--prepared", str(prepared_dir), "--seed", str(seed)]
         with self._log_path.open("wb") as log:
-            self.tree = sandbox.ProcessTree(
+            self.tree = ProcessTree(
                 command,
                 directory=folder,
                 environment=environment,
                 output=log,
                 pass_fds=[theirs.fileno()],
-                adopts=False,
+                orphans=Orphans.NONE,
             )
         theirs.close()
         threading.Thread(target=self._read_ahead, daemon=True).start()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.files import disk_error
-from autoresearch.vocabulary import LedgerError, Outcome, Proposal, Slice, Status, Trial, Verdict
+from autoresearch.vocabulary import Examination, LedgerError, Outcome, Proposal, Slice, Status, Trial, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -466,7 +466,13 @@ def _trial_row(row: sqlite3.Row) -> TrialRow:
         stored = json.loads(row["result"])
         known = {f.name for f in fields(Trial)}
         trial = Trial(**{name: value for name, value in stored.items() if name in known})
-        trial = replace(trial, outcome=Outcome(trial.outcome), slice=Slice(trial.slice))
+        trial = replace(
+            trial,
+            outcome=Outcome(trial.outcome),
+            slice=Slice(trial.slice),
+            examined=Examination(trial.examined),
+            leak_interval_bpb=tuple(trial.leak_interval_bpb) if trial.leak_interval_bpb else None,
+        )
     return TrialRow(
         id=row["id"],
         tag=row["tag"],

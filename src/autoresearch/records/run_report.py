@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autoresearch.files import write_json, write_whole
-from autoresearch.records.escape import one_line
+from autoresearch.files import write_whole
+from autoresearch.hostile_text import json_text, one_line
 from autoresearch.records.ledger import Session, now
 from autoresearch.vocabulary import Trial
 
 FORMAT_VERSION = "1"
+_MAX_STATUS_BYTES = 64 * 1024  # ours have 300
 _VERSIONS_OF = ("autoresearch", "torch", "numpy", "tiktoken", "rustbpe", "optuna")
 
 
@@ -80,7 +81,8 @@ def _version(name: str) -> str | None:
 
 def write_run(data_dir: Path, report: Mapping[str, Any]) -> None:
     """Replace last_run.json; a finished run also gets its own run_YYYYMMDD_HHMMSS.json (UTC)."""
-    write_json(data_dir / "last_run.json", report)
+    text = json_text(report, indent=2, exact=True) + "\n"
+    write_whole(data_dir / "last_run.json", text)
     if report["status"] == "running":
         return
     stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
@@ -89,7 +91,7 @@ def write_run(data_dir: Path, report: Mapping[str, Any]) -> None:
     while path.exists():
         count += 1
         path = data_dir / f"run_{stamp}_{count}.json"
-    write_json(path, report)
+    write_whole(path, text)
 
 
 def status_text(values: Mapping[str, Any]) -> str:
@@ -113,8 +115,10 @@ def write_status(paths: list[Path], values: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> dict[str, str]:
-    """The key=value lines of a status file; empty when there is none."""
+    """The key=value lines of a status file; empty when there is none. Anybody may have written into it."""
     if not path.is_file():
         return {}
-    pairs = (line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+    with path.open("rb") as stream:
+        lines = stream.read(_MAX_STATUS_BYTES).decode(errors="replace").split("\n")
+    pairs = (one_line(line, 400).split("=", 1) for line in lines if "=" in line)
     return {pair[0]: pair[1] for pair in pairs}

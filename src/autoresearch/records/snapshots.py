@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from autoresearch.files import disk_error, write_json, write_whole
+from autoresearch.files import disk_error, write_whole
+from autoresearch.hostile_text import json_text, well_formed
 from autoresearch.records.ledger import Experiment, Ledger, Session
 from autoresearch.records.tables import result_row
 from autoresearch.vocabulary import Status
+
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.py")
 
 
 def store_checkpoint(checkpoints_dir: Path, weights: bytes) -> str:
@@ -36,12 +41,14 @@ def write_snapshot(
         DiskError: the disk is full or the folder is read-only.
     """
     trials = ledger.trials(session.tag, experiment.number)
-    for name, text in experiment.proposal.files.items():
-        write_whole(folder / Path(name).name, text)
+    for path, text in experiment.proposal.files.items():
+        name = PurePosixPath(path).name
+        if _SOURCE_NAME.fullmatch(name):  # nothing else can be the edited file; the ledger has it all the same
+            write_whole(folder / name, well_formed(text))
     write_whole(folder / "diff.patch", diff)
-    write_json(folder / "settings.json", {"settings": session.settings, "machine": session.machine})
+    _write_json(folder / "settings.json", {"settings": session.settings, "machine": session.machine})
     contract = {"preset": session.preset, "fingerprint": session.fingerprint, **session.hashes}
-    write_json(folder / "fingerprint.json", contract)
+    _write_json(folder / "fingerprint.json", contract)
     own = [row for row in trials if row.commit_hash == experiment.commit_hash]
     for count, row in enumerate(own, start=1):
         name = "run.log" if count == 1 else f"run.{count}.log"
@@ -58,9 +65,13 @@ def write_snapshot(
         "row": asdict(result_row(experiment, trials)) if experiment.status else None,
         "trials": [asdict(row) for row in trials],
     }
-    write_json(folder / "metrics.json", metrics)
+    _write_json(folder / "metrics.json", metrics)
     if experiment.status is Status.KEEP:
         _link_checkpoint(folder, checkpoints_dir, [row.trial.weights_sha256 for row in own if row.trial])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, json_text(value, indent=2, exact=True) + "\n")
 
 
 def _link_checkpoint(folder: Path, checkpoints_dir: Path, hashes: list[str]) -> None:

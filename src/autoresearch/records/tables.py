@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch.files import append_whole, write_whole
-from autoresearch.records.escape import markdown, one_line, quoted_block
+from autoresearch.hostile_text import markdown_block, markdown_inline, one_line, tsv_field
 from autoresearch.records.ledger import Experiment, Ledger, TrialRow
 from autoresearch.vocabulary import Outcome, Status
 
@@ -78,7 +78,7 @@ def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
         interval=verdict.interval,
         gain=verdict.gain,
         p_better=verdict.p_better,
-        sealed=last.sealed if last else "not run",
+        sealed=one_line(last.sealed) if last else "not run",
         seconds=math.fsum(row.trial.total_seconds for row in trials if row.trial),
         cost_usd=0.0,
         tag=experiment.tag,
@@ -95,7 +95,7 @@ def result_rows(ledger: Ledger, tag: str) -> list[ResultRow]:
 
 
 def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
-    """One row as a line. A description cannot break it: tabs, newlines and control characters are gone."""
+    """One row as a line with as many fields as columns, whatever the description says."""
     crashed = row.val_bpb is None
     cells = [
         row.commit,
@@ -103,13 +103,13 @@ def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
         "0.0" if row.memory_gb is None else f"{row.memory_gb:.1f}",
         "0" if row.avg_tok_sec is None else f"{row.avg_tok_sec:.0f}",
         str(row.status),
-        row.description,
+        tsv_field(row.description),
         str(row.experiment),
         str(row.trials),
         "" if row.estimate is None else f"{row.estimate:.6f}",
         "" if row.interval is None else f"{row.interval[0]:+.6f}..{row.interval[1]:+.6f}",
         "" if row.p_better is None else f"{row.p_better:.3f}",
-        row.sealed,
+        tsv_field(row.sealed),
         f"{row.seconds:.1f}",
         f"{row.cost_usd:.4f}",
     ]
@@ -131,9 +131,9 @@ def history_text(rows: list[ResultRow]) -> str:
 def log_entry(row: ResultRow) -> str:
     """One experiment's entry of EXPERIMENT_LOG.md, its separator included."""
     lines = [
-        f"## {row.tag} #{row.experiment}: {markdown(row.description)}",
+        f"## {row.tag} #{row.experiment}: {markdown_inline(row.description)}",
         "",
-        f"**{row.status}** · {markdown(row.reason)}",
+        f"**{row.status}** · {markdown_inline(row.reason)}",
         "",
     ]
     lines.append(
@@ -145,10 +145,10 @@ def log_entry(row: ResultRow) -> str:
         lines.append(
             f"- estimated mean {row.estimate:.4f}, gain {row.gain:+.4f} (95 %: {row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
         )
-    lines.append(f"- sealed: {markdown(row.sealed)}")
+    lines.append(f"- sealed: {markdown_inline(row.sealed)}")
     if row.log_tail:
         # a paragraph, not a list item: inside an item four spaces would not make a code block
-        lines += ["", "The end of its log, as quoted data:", "", quoted_block(row.log_tail)]
+        lines += ["", "The end of its log, as quoted data:", "", markdown_block(row.log_tail)]
     return "\n".join(lines) + "\n\n---\n\n"
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.files import write_whole
-from autoresearch.report.text import columns, cut, duration, pad, printable
+from autoresearch.hostile_text import terminal_line
+from autoresearch.report.text import columns, cut, duration, pad
 from autoresearch.vocabulary import AutoresearchError
 
 LABEL_LENGTH = 45  # characters of a description beside its point
@@ -102,7 +103,7 @@ def table(rows: Sequence[Row], width: int = 100) -> str:
     heads = ["#", "status", "val_bpb", "gain", "p", "trials", "tok/s"]
     cells = [_cells(row) for row in rows]
     widths = [max(columns(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
-    longest = max(columns(printable(row.description)) for row in rows)
+    longest = max(columns(terminal_line(row.description)) for row in rows)
     shown = list(range(len(heads)))
     for dropped in (6, 5, 4, 3, 2):
         if width - sum(widths[i] + 2 for i in shown) >= min(20, longest):
@@ -110,7 +111,9 @@ def table(rows: Sequence[Row], width: int = 100) -> str:
         shown.remove(dropped)
     room = max(0, width - sum(widths[i] + 2 for i in shown))
     lines = []
-    for line, last in zip([heads, *cells], ["description", *(printable(row.description) for row in rows)], strict=True):
+    for line, last in zip(
+        [heads, *cells], ["description", *(terminal_line(row.description) for row in rows)], strict=True
+    ):
         left = [pad(line[i], widths[i], right=heads[i] != "status") for i in shown]
         lines.append(cut("  ".join([*left, cut(last, room)]).rstrip(), width))
     return "\n".join(lines)
@@ -249,7 +252,7 @@ def _picture_limits(rows: Sequence[Row], noise: float | None) -> tuple[float, fl
 def _cells(row: Row) -> list[str]:
     return [
         str(row.experiment),
-        printable(row.status),
+        terminal_line(row.status),
         "-" if row.val_bpb is None else f"{row.val_bpb:.4f}",
         "-" if row.gain is None else f"{row.gain:+.4f}",
         "-" if row.p_better is None else f"{row.p_better:.2f}",
@@ -348,7 +351,7 @@ def _dress(axes: Any, rows: Sequence[Row], noise: float | None, tag: str, low: f
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#BBBBBB")
-    name = cut(printable(tag), 60)
+    name = cut(terminal_line(tag), 60)
     axes.set_title(
         f"autoresearch {name}".rstrip(),
         loc="left",
@@ -390,7 +393,7 @@ def _label_keeps(axes: Any, rows: Sequence[Row]) -> None:
     frame = axes.get_window_extent(renderer)
     marks, words, leaders = _mark_boxes(axes, rows), list[Any](), list[Any]()
     for row, score in reversed(_kept(rows)):
-        text = f"#{row.experiment} {cut(printable(row.description), LABEL_LENGTH)}"
+        text = f"#{row.experiment} {cut(terminal_line(row.description), LABEL_LENGTH)}"
         for dx, dy, side in _LABEL_PLACES:
             leader = {"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
             leader["relpos"] = (1 if side == "right" else 0, 0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -12,7 +11,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from autoresearch.report.text import columns, count, cut, duration, for_encoding, printable
+from autoresearch.hostile_text import json_text, terminal_block, terminal_line
+from autoresearch.report.text import columns, count, cut, duration, for_encoding
 
 # Four frames a second: fast enough to look alive, slow enough for a terminal over ssh.
 FRAME_SECONDS = 0.25
@@ -54,7 +54,7 @@ def render(progress: Progress, width: int) -> str:
     tally, step, speed, ...); experiment and phase go last.
     """
     head = f"#{progress.experiment}"
-    description = printable(progress.description)
+    description = terminal_line(progress.description)
     segments = _segments(progress)
     while True:
         tail = "".join(_SEPARATOR + text for _, text in segments)
@@ -140,7 +140,7 @@ class LiveLine:
         self.close()
 
     def _permanent(self, text: str) -> None:
-        lines = "".join(_visible(line) + "\n" for line in text.splitlines() or [""])
+        lines = terminal_block(text.rstrip("\n")) + "\n"
         if self._on_screen is None:
             self._write(lines)
         else:
@@ -159,7 +159,7 @@ class LiveLine:
 def _segments(progress: Progress) -> list[tuple[int, str]]:
     """(importance, text) in reading order; the least important is dropped first."""
     found: list[tuple[int, str]] = []
-    phase = printable(progress.phase)
+    phase = terminal_line(progress.phase)
     if math.isfinite(progress.progress):
         percent = math.floor(100 * min(1.0, max(0.0, progress.progress)))
         phase = f"{phase} {percent:3d}%"
@@ -190,24 +190,7 @@ def _tally(progress: Progress) -> str:
 
 
 def _json_line(event: str, fields: Mapping[str, Any]) -> str:
-    return json.dumps({"event": event, **_finite(dict(fields))}, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """`value` with NaN and infinity, which JSON lacks, as None; at any depth."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _visible(line: str) -> str:
-    """`printable`, with the indentation of tables kept."""
-    indent = len(line) - len(line.lstrip(" "))
-    return " " * indent + printable(line)
+    return json_text({"event": event, **fields}) + "\n"
 
 
 def _is_terminal(stream: TextIO) -> bool:

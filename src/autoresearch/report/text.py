@@ -1,11 +1,12 @@
-"""Text for a terminal: made harmless, measured in columns, cut to fit; and numbers the way people read them."""
+"""Clean text (`hostile_text`) on a terminal: measured in columns, cut to fit; and numbers the way people read them."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
 
-ELLIPSIS = "…"
+from autoresearch.hostile_text import ELLIPSIS
+
 # What a terminal that speaks only ASCII gets instead. Each stands for one column and stays one.
 _ASCII = str.maketrans(
     {
@@ -13,38 +14,10 @@ _ASCII = str.maketrans(
         "·": ".", "×": "x", "▲": "^", "▼": "v", "±": "~", "▏": "|",
     }
 )  # fmt: skip
-_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
-
-
-def printable(text: str) -> str:
-    """`text` on one line with nothing left that could move the cursor, reorder or hide characters.
-
-    Descriptions come from a machine. White space of every kind becomes a space; control, format (bidirectional marks
-    among them), surrogate, private and unassigned characters become escapes such as `\\x1b` and `\\u202e`; a base
-    character keeps one combining mark at most, and variation selectors go, since terminals disagree on their width.
-    """
-    out: list[str] = []
-    num_marks = 0
-    for char in unicodedata.normalize("NFC", text):
-        category = unicodedata.category(char)
-        if char in _SPACES or category == "Zs":
-            out.append(" ")
-            num_marks = 0
-        elif category in ("Mn", "Me"):
-            num_marks += 1
-            if num_marks == 1 and out and category == "Mn" and not "\ufe00" <= char <= "\ufe0f":
-                out.append(char)
-        elif category.startswith("C"):
-            out.append(_escape(char))
-            num_marks = 0
-        else:
-            out.append(char)
-            num_marks = 0
-    return "".join(out).strip()
 
 
 def columns(text: str) -> int:
-    """Terminal columns that printable `text` takes: two for wide East Asian characters and emoji, none for marks."""
+    """Terminal columns that clean `text` takes: two for wide East Asian characters and emoji, none for marks."""
     return sum(_columns_of(char) for char in text)
 
 
@@ -106,13 +79,6 @@ def count(number: float) -> str:
             digits = 0 if not suffix or abs(scaled) >= 99.95 else 1
             return f"{scaled:.{digits}f}{suffix}"
     return f"{number / 1e9:.1f}G"
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _columns_of(char: str) -> int:

@@ -1,0 +1,130 @@
+"""What a trial is ordered with, and what comes back: the nouns that referee, interview and session share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from autoresearch.contract.prepared import Prepared
+from autoresearch.contract.rules import Rules
+from autoresearch.loop.conversation import Ended, Limits
+from autoresearch.sandbox.layers import probe
+from autoresearch.sandbox.seal import Seal
+from autoresearch.vocabulary import Outcome, Slice, Trial
+
+MAX_WEIGHTS_BYTES = 4 * 2**30
+MAX_ANSWER_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What every trial of a session has in common."""
+
+    rules: Rules
+    prepared: Prepared
+    device_kind: str
+    accelerators: bool
+    threads: int = 1
+    seal: Seal = field(default_factory=probe)
+    warm_cache: Path | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """Resident memory of a candidate's tree beyond which it is stopped: 80 % of the machine's."""
+        return Limits(memory_mb=0.8 * psutil.virtual_memory().total / 2**20)
+
+    @cached_property
+    def tokenizer_table(self) -> bytes:
+        """The tokenizer as a candidate is given it: a table, as JSON."""
+        return self.prepared.tokenizer.to_json().encode()
+
+
+@dataclass(frozen=True)
+class DeepWish:
+    """When to examine deeply within the trial, and how finely.
+
+    `wanted` is asked with the screened score. `noise_bpb` is what the bound is to come below; `asked_before` counts the
+    prefixes that the same commit has answered in earlier deep examinations.
+    """
+
+    wanted: Callable[[float], bool]
+    noise_bpb: float
+    asked_before: int = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One trial as ordered: these files, this entry, this seed, this slice of validation text.
+
+    Without `deep` a score stays screened, and an implausible one is refused. `is_trusted` marks the user's own file: what
+    the compiler makes of it may warm later trials' caches.
+    """
+
+    files: Mapping[str, str]
+    entry: str
+    seed: int
+    slice: Slice = Slice.SEARCH
+    deep: DeepWish | None = None
+    is_trusted: bool = False
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What a running trial shows of itself: for the live line and status files, never for a decision."""
+
+    phase: str
+    step: int = 0
+    progress: float = 0.0
+    remaining: float = 0.0
+    tok_sec: float = 0.0
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial, with what it left behind."""
+
+    trial: Trial
+    log: str
+    weights: bytes | None = None
+
+
+def constants_of(rules: Rules, order: Order) -> dict[str, Any]:
+    """The constants that `from prepare import ...` gives an experiment file."""
+    return {
+        "MAX_SEQ_LEN": rules.max_seq_len,
+        "TIME_BUDGET": rules.time_budget,
+        "SEED": order.seed,
+        "PRESET": rules.preset,
+    }
+
+
+def answer_in(header: dict[str, Any], payload: bytes) -> NDArray[np.float32]:
+    """The array of one "answer" frame.
+
+    Raises:
+        Ended: it is not a float32 array of the shape it names.
+    """
+    shape = header.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not all(isinstance(size, int) and 0 < size < 2**31 for size in shape)
+        or len(shape) > 3
+        or len(payload) != 4 * math.prod(shape)
+    ):
+        raise Ended(Outcome.REJECTED, "an answer is not a float32 array of the shape it names")
+    return np.frombuffer(payload, dtype=np.float32).reshape(shape)
+
+
+def system_random() -> np.random.Generator:
+    """Randomness that no candidate can foresee."""
+    return np.random.default_rng(int.from_bytes(os.urandom(16)))

@@ -339,6 +339,16 @@ def test_a_proposal_that_cannot_be_stored_keeps_its_idea_and_says_why_it_is_refu
     assert admitted(refused) == refused
 
 
+@pytest.mark.parametrize(
+    "name", ["prepare.py", "train.py/evil.py", "sub/train.py", "Train.py", "json.py", "program.md"]
+)
+def test_a_proposal_that_names_a_file_of_nobody_or_of_another_program_never_reaches_git(name):
+    refused = admitted(proposal({"train.py": "x\n", name: "x\n"}), "model")
+    assert refusal_of(refused) == f"it touches {name}, and the model program may edit train.py, train_mlx.py"
+    assert refused.files == {}
+    assert refusal_of(admitted(proposal(), "model")) == ""
+
+
 @given(HOSTILE, st.dictionaries(HOSTILE, HOSTILE, max_size=3))
 @example(HORROR, {HORROR: HORROR})
 def test_whatever_is_admitted_can_be_stored_committed_and_shown(description, files):

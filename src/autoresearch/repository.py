@@ -50,9 +50,7 @@ _SAFE_CONFIG = (
     "maintenance.auto=false",
     "advice.detachedHead=false",
 )
-_GIT_SECONDS = (
-    120.0  # status of 100,000 touched files takes 1 s; a FIFO among git's files blocks for ever
-)
+_GIT_SECONDS = 120.0  # status of 100,000 touched files takes 1 s; a FIFO among git's files blocks for ever
 _PLAIN_MODES = {b"100644", b"100755"}  # all that git makes of a file's permissions when it lists a tree
 _ODD_ENTRIES = {b"120000": "a symbolic link", b"160000": "a submodule", b"040000": "a folder"}
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -52,15 +52,15 @@ _MAX_FILES = 8
 _REFUSED = "refused"  # key in `Proposal.details`
 
 
-def admitted(proposal: Proposal) -> Proposal:
+def admitted(proposal: Proposal, program: str | None = None) -> Proposal:
     """The proposal as ledger, git, tables and file system can all hold it. Call it before anything is recorded.
 
     The description becomes one bounded line. A proposal with a file that cannot be one (its name is not plain, its text is
     not UTF-8, holds a null byte or is larger than MAX_SURFACE_BYTES) loses its files and carries why it is refused; see
-    `refusal_of`. Whether a file may be edited at all is `check_scope`'s question.
+    `refusal_of`. With `program`, so does one that names a file that this program may not edit: nothing of it reaches git.
     """
     described = replace(proposal, description=one_line(proposal.description) or "(no description)")
-    why = refusal_of(proposal) or _why_inadmissible(proposal.files)
+    why = refusal_of(proposal) or _why_inadmissible(proposal.files, program)
     return replace(described, files={}, details={**proposal.details, _REFUSED: why}) if why else described
 
 
@@ -69,7 +69,7 @@ def refusal_of(proposal: Proposal) -> str:
     return str(proposal.details.get(_REFUSED, ""))
 
 
-def _why_inadmissible(files: Mapping[str, str]) -> str:
+def _why_inadmissible(files: Mapping[str, str], program: str | None) -> str:
     if not files:
         return "the proposal edits no file"
     if len(files) > _MAX_FILES:
@@ -79,6 +79,8 @@ def _why_inadmissible(files: Mapping[str, str]) -> str:
             return f"{one_line(name, 80)!r} is not a plain file name"
         if why := why_not_a_file(text, MAX_SURFACE_BYTES):
             return f"the new text of {name} {why}"
+        if program is not None and name not in SCOPES[program]:
+            return f"it touches {name}, and the {program} program may edit {', '.join(SCOPES[program])}"
     return ""
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
 from calling import call, git, refused
 from hostile_words import HORROR, hidden
 
+from autoresearch.cli import main
 from autoresearch.contract.rules import rules_for
 from autoresearch.records.ledger import Ledger, Purpose, Session
 from autoresearch.repository import Identity, Repository
@@ -21,9 +20,15 @@ STORED = HORROR.replace("\ud800", "")  # what an older version may have left in 
 
 
 @pytest.fixture
-def haunted(make_workspace):
-    """A workspace whose ledger, status files and commits hold hostile words wherever a machine may put them."""
-    root = make_workspace()
+def haunted(tmp_path, monkeypatch):
+    """A workspace, and we in it, whose ledger, status files and commits hold hostile words wherever a machine may put them."""
+    root = tmp_path / "lab"
+    git(tmp_path, "init", "--quiet", "lab")
+    (root / "train.py").write_text("x = 0\n")
+    git(root, "add", "-A")
+    git(root, "commit", "--quiet", "-m", "start")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("COLUMNS", "110")
     repository = Repository(root)
     start = repository.head()
     evil = f"# {STORED.replace(chr(0), '')}\nx = 1\n"
@@ -75,24 +80,24 @@ VERBS = [
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_no_control_character_reaches_the_terminal(haunted, verb):
-    result = call(haunted, *verb)
-    assert result.returncode == 0, result.stderr
-    assert not hidden(result.stdout + result.stderr, "\n", "\t")
-    assert len(result.stdout) > 100
+def test_no_control_character_reaches_the_terminal(haunted, capsys, verb):
+    assert main([*verb]) == 0
+    shown = capsys.readouterr()
+    assert not hidden(shown.out + shown.err, "\n", "\t")
+    assert len(shown.out) > 100
 
 
 @pytest.mark.parametrize("verb", [("status",), ("history",), ("show", "1")], ids=" ".join)
-def test_json_is_one_printable_object_a_line(haunted, verb):
-    result = call(haunted, *verb, "--json")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.isascii()
-    assert not hidden(result.stdout, "\n")
-    for line in result.stdout.splitlines():
+def test_json_is_one_printable_object_a_line(haunted, capsys, verb):
+    assert main([*verb, "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.isascii()
+    assert not hidden(shown, "\n")
+    for line in shown.splitlines():
         json.loads(line)
 
 
-@pytest.mark.parametrize("verb", VERBS[:2] + VERBS[3:5], ids=" ".join)
+@pytest.mark.parametrize("verb", [("history",), ("show", "1")], ids=" ".join)
 def test_a_terminal_that_speaks_only_ascii_gets_every_answer(haunted, verb):
     result = call(haunted, *verb, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert result.returncode == 0, result.stderr
@@ -100,7 +105,7 @@ def test_a_terminal_that_speaks_only_ascii_gets_every_answer(haunted, verb):
 
 
 def test_everything_written_again_is_free_of_control_characters(haunted):
-    assert call(haunted, "history", "a", "--write", "--chart", "night.png").returncode == 0
+    assert main(["history", "a", "--write", "--chart", "night.png"]) == 0
     assert (haunted / "night.png").read_bytes().startswith(b"\x89PNG")
     written = [haunted / name for name in ("results.tsv", "results_history.tsv", "EXPERIMENT_LOG.md")]
     written += sorted((haunted / "logs" / "a").glob("[0-9]/*.json"))
@@ -111,8 +116,9 @@ def test_everything_written_again_is_free_of_control_characters(haunted):
     assert [row.count("\t") for row in rows] == [rows[0].count("\t")] * 4
 
 
-def test_the_diff_shows_what_is_hidden_in_the_text(haunted):
-    shown = call(haunted, "diff", "1").stdout
+def test_the_diff_shows_what_is_hidden_in_the_text(haunted, capsys):
+    assert main(["diff", "1"]) == 0
+    shown = capsys.readouterr().out
     assert r"\u202eright-to-left\u200b" in shown
     assert r"\x1b[31mred" in shown
 
@@ -178,9 +184,8 @@ def test_verbs_that_look_run_nothing_that_the_repository_configures(haunted, tmp
     (haunted / ".git" / "info").mkdir(exist_ok=True)
     (haunted / ".git" / "info" / "attributes").write_text("* diff=x filter=x\n")
     for verb in VERBS:
-        assert call(haunted, *verb).returncode == 0
-    assert os.listdir(sprung) == []
-    assert sys.version_info  # the trap is sprung by plain git
-    subprocess.run(
-        ["git", "-C", str(haunted), "diff", "HEAD", "refs/heads/autoresearch/a~0"], capture_output=True, check=False
-    )
+        assert main([*verb]) == 0
+    assert list(sprung.iterdir()) == []
+    (haunted / "train.py").write_text("x = 5\n")
+    git(haunted, "diff")
+    assert list(sprung.iterdir()) != [], "plain git falls into this trap"

@@ -25,9 +25,14 @@ from safetensors.numpy import load
 
 from autoresearch.contract.prepared import open_prepared_directory
 from autoresearch.contract.rules import Clock
-from autoresearch.loop import candidate, referee, run_log, sandbox
-from autoresearch.loop.referee import Arena, Order, run_trial
-from autoresearch.vocabulary import DataCorrupt, InstallationError, Outcome, Slice
+from autoresearch.loop import candidate, conversation, log_pipe, referee, run_log
+from autoresearch.loop.conversation import Limits
+from autoresearch.loop.orders import Arena, DeepWish, Order
+from autoresearch.loop.referee import run_trial
+from autoresearch.loop.spare import start_candidate
+from autoresearch.sandbox import cell
+from autoresearch.sandbox.layers import probe
+from autoresearch.vocabulary import DataCorrupt, Examination, InstallationError, Outcome, Slice
 
 SEED = 7
 
@@ -65,10 +70,11 @@ def trial(smoke, tmp_path):
     log_path = tmp_path / "run.log"
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
-    def run(text, *, seed=SEED, on_slice=Slice.SEARCH, arena=None, more_files=None, **rule_changes):
-        options = {key: rule_changes.pop(key) for key in ("on_start", "on_glimpse", "stop") if key in rule_changes}
+    def run(text, *, seed=SEED, on_slice=Slice.SEARCH, arena=None, more_files=None, deep=None, **rule_changes):
+        names = ("on_start", "on_glimpse", "stop", "fresh")
+        options = {key: rule_changes.pop(key) for key in names if key in rule_changes}
         arena = arena or Arena(dataclasses.replace(rules, **rule_changes), prepared, "cpu", accelerators=False)
-        order = Order({"train.py": text, **(more_files or {})}, "train.py", seed, on_slice)
+        order = Order({"train.py": text, **(more_files or {})}, "train.py", seed, on_slice, deep)
         return run_trial(arena, order, log_path, **options)
 
     run.log_path = log_path
@@ -77,6 +83,17 @@ def trial(smoke, tmp_path):
     assert not left, "a trial left processes running"
     ours = f"{candidate.FOLDER_PREFIX}{os.getpid()}-*"
     assert not list(Path(tempfile.gettempdir()).glob(ours)), "a trial left its folder"
+
+
+@pytest.fixture
+def arena_of(smoke):
+    """A function that makes an arena with one kind of seal and changed rules."""
+    rules, prepared = smoke
+
+    def make(kind, **rule_changes):
+        return Arena(dataclasses.replace(rules, **rule_changes), prepared, "cpu", accelerators=False, seal=probe(kind))
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +132,8 @@ def test_an_honest_run_finishes_with_all_that_a_row_needs(trial, smoke):
     assert 0 < found.startup_seconds < found.total_seconds
     assert found.exam_seconds > 0 and found.tok_sec > 0 and found.cpu_seconds > 0
     assert found.reason == "" and found.disturbed == ""
-    assert found.sealed == referee.sandbox.SEALED
+    assert found.sealed == probe().level
+    assert (found.examined, found.deep_prefixes, found.leak_bound_bpb) == (Examination.SCREENED, 0, None)
     assert f"val_bpb:          {found.val_bpb:.6f}" in run.log  # the candidate is told the referee's score
     assert found.log_tail.splitlines()[-1] == "depth:            1"
     assert run.log == trial.log_path.read_text()
@@ -232,17 +250,30 @@ def test_the_fast_fail_is_a_divergence(trial):
 
 
 def test_memory_beyond_the_limit_stops_the_run(trial, monkeypatch):
-    monkeypatch.setattr(Arena, "memory_limit_mb", property(lambda _: 250.0))
+    monkeypatch.setattr(Arena, "limits", property(lambda _: Limits(memory_mb=250.0)))
     run = trial(altered(step="block = np.ones(40_000_000)\nwhile True: pass"))
     assert_no_score(run, Outcome.CRASHED, "out of memory")
     assert run.trial.peak_memory_mb > 250
 
 
-def test_a_log_flood_stops_the_run_and_what_is_kept_is_bounded(trial, monkeypatch):
-    monkeypatch.setattr(run_log, "MAX_LOG_BYTES", 100_000)
-    run = trial(altered(step="while True: print('x' * 1000)"))
-    assert_no_score(run, Outcome.CRASHED, "the log grew beyond 100,000 bytes")
+def test_a_log_flood_stops_the_run_and_what_is_kept_is_bounded(trial):
+    run = trial(altered(step="while True: print('x' * 100_000)"))
+    assert_no_score(run, Outcome.CRASHED, f"the log grew beyond {log_pipe.MAX_LOG_BYTES:,} bytes")
     assert len(run.log) < 300_000
+    assert trial.log_path.stat().st_size == log_pipe.MAX_LOG_BYTES
+
+
+def test_files_without_end_stop_the_run(trial, arena_of, monkeypatch):
+    monkeypatch.setattr(Arena, "limits", property(lambda _: Limits(memory_mb=1e6, disk_mb=20.0)))
+    step = "open('large', 'wb').write(bytes(40 * 2**20))\nwhile True: pass"
+    # under bubblewrap the scratch is in memory, and counts as that
+    assert_no_score(trial(altered(step=step), arena=arena_of("none")), Outcome.CRASHED, "wrote 4")
+
+
+def test_processes_without_end_stop_the_run(trial, monkeypatch):
+    monkeypatch.setattr(Arena, "limits", property(lambda _: Limits(memory_mb=1e6, num_processes=10)))
+    step = "import os, time\nfor _ in range(20):\n    if os.fork() == 0: time.sleep(600)\ntime.sleep(600)"
+    assert_no_score(trial(altered(step=step)), Outcome.CRASHED, "processes, 10 are allowed")
 
 
 # -- deadlines --------------------------------------------------------------------------------------------------------
@@ -316,7 +347,7 @@ def test_under_the_wall_clock_the_stream_ends_with_the_budget(trial):
     ],
 )
 def test_garbage_on_the_channel_is_rejected(trial, monkeypatch, code, reason):
-    monkeypatch.setattr(referee, "_LAST_BREATH", 0.2)
+    monkeypatch.setattr(conversation, "_LAST_BREATH", 0.2)
     run = trial(altered(step=SEND_RAW + code + "\n" + SLEEPS))
     assert_no_score(run, Outcome.REJECTED, reason)
 
@@ -417,7 +448,7 @@ def test_a_module_written_beside_the_experiment_shadows_nothing(trial):
     code = """
     import pathlib, subprocess, sys
     here = pathlib.Path(__file__).parent
-    (here / "colorsys.py").write_text("print('SHADOWED')")
+    assert (here / "colorsys.py").exists()
     (pathlib.Path.cwd() / "colorsys.py").write_text("print('SHADOWED')")
     (pathlib.Path.cwd() / "sitecustomize.py").write_text("print('SHADOWED')")
     import colorsys
@@ -426,7 +457,7 @@ def test_a_module_written_beside_the_experiment_shadows_nothing(trial):
     subprocess.run([sys.executable, "-c", "import colorsys"], check=True)
     print("looked")
     """
-    run = trial(altered(start=code))
+    run = trial(altered(start=code), more_files={"colorsys.py": "print('SHADOWED')"})
     assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
     assert "looked" in run.log and "SHADOWED" not in run.log
 
@@ -479,40 +510,48 @@ def test_cpu_of_a_child_counts(trial):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted by prctl, which only Linux has")
-def test_a_daemon_is_charged_for_and_dies_with_the_trial(trial, tmp_path):
-    note = tmp_path / "daemon"
-    step = f"""
+@pytest.mark.parametrize("kind", ["auto", "none"])
+def test_a_daemon_is_charged_for_and_dies_with_the_trial(trial, arena_of, kind):
+    """That it is dead by then, the fixture sees: it would be our child."""
+    step = """
     if step == 0:
         if os.fork() == 0:
-            os.setsid()
+            try:
+                os.setsid()
+            except OSError:
+                pass  # some seals refuse it
             if os.fork() == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                with open({str(note)!r}, "w") as out: out.write(str(os.getpid()))
+                print("a daemon is up", flush=True)
                 burn(60)
             os._exit(0)
         os.wait()
         time.sleep(60)
     """
-    run = trial(altered(**{"import": BURN}, step=step), **CPU)
+    run = trial(altered(**{"import": BURN}, step=step), arena=arena_of(kind, **CPU))
     assert_no_score(run, Outcome.TIMED_OUT, "CPU seconds")
+    assert "a daemon is up" in run.log
     assert run.trial.cpu_seconds >= 0.6
-    assert not psutil.pid_exists(int(note.read_text()))
 
 
-def test_a_daemon_that_outlives_an_honest_end_dies_with_the_trial(trial, tmp_path):
-    note = tmp_path / "daemon"
-    code = f"""
+@pytest.mark.parametrize("kind", ["auto", "none"])
+def test_a_daemon_that_outlives_an_honest_end_dies_with_the_trial(trial, arena_of, kind):
+    code = """
     import os, time
+    reader, writer = os.pipe()
     if os.fork() == 0:
-        os.setsid()
-        with open({str(note)!r} + ".part", "w") as out: out.write(str(os.getpid()))
-        os.rename({str(note)!r} + ".part", {str(note)!r})
+        try:
+            os.setsid()
+        except OSError:
+            pass
+        print("a daemon is up", flush=True)
+        os.write(writer, b"x")
         time.sleep(60)
-    while not os.path.exists({str(note)!r}): pass
+    os.read(reader, 1)
     """
-    run = trial(altered(examination=code))
+    run = trial(altered(examination=code), arena=arena_of(kind))
     assert run.trial.outcome is Outcome.FINISHED, run.trial.reason
-    assert not psutil.pid_exists(int(note.read_text()))
+    assert "a daemon is up" in run.log
 
 
 WAITED_FOR_LATER = """
@@ -623,7 +662,7 @@ def test_candidate_and_feeder_die_when_the_referee_is_killed(smoke, tmp_path):
     with subprocess.Popen(command, env=environment) as killed:
         poll(lambda: (tmp_path / "log").exists() and " ." in (tmp_path / "log").read_text())
         family = psutil.Process(killed.pid).children(recursive=True)
-        assert len(family) == 2  # candidate and feeder
+        assert len(family) >= 2  # candidate and feeder; bubblewrap has two of its own
         os.kill(killed.pid, signal.SIGKILL)
     poll(lambda: not any(runs(process) for process in family))
     for process in family:  # they became ours if an earlier trial made this process adopt orphans
@@ -696,9 +735,143 @@ def test_every_reason_is_a_finite_short_line(trial):
     assert math.isfinite(run.trial.total_seconds)
 
 
-def test_a_launcher_that_does_not_start_is_our_error_and_no_verdict(trial, monkeypatch):
-    real = sandbox.interpreter
+def test_a_launcher_that_does_not_start_is_our_error_and_no_verdict(trial, arena_of, monkeypatch):
+    arena = arena_of("none")  # the arena is probed while the launcher still works
     broken = [sys.executable, "-c", "raise SystemExit('no such flag')"]
-    monkeypatch.setattr(sandbox, "interpreter", lambda module: broken if module.endswith("channel") else real(module))
+    monkeypatch.setattr(cell, "interpreter", lambda _module: broken)
     with pytest.raises(InstallationError, match=r"did not start.*no such flag"):
-        trial(fake_experiment())
+        trial(fake_experiment(), arena=arena)
+
+
+# -- the deep examination ---------------------------------------------------------------------------------------------
+
+ALWAYS = DeepWish(lambda _score: True, noise_bpb=0.01)
+NEVER = DeepWish(lambda _score: False, noise_bpb=0.01)
+
+# Honest where the first prefixes probed, and of one mind about its forged places ever after: it learns each whole row from
+# the claims asked of it, and bends claims, audited logits and later prefixes alike. Screening cannot tell.
+FORGER = """
+import hashlib
+from autoresearch.backends.runtime import NumpyRuntime
+from autoresearch.contract.channel import answers_of
+from autoresearch.contract.examination import AskAudit, AskClaim, AskPrefix
+runtime = NumpyRuntime()
+honest = answers_of(model, runtime)
+probed, known, held = set(), {}, []
+
+def bent(inputs):
+    logits = model(inputs).copy()
+    for line, row in enumerate(inputs):
+        for column in range(len(row)):
+            prefix = row[: column + 1].tobytes()
+            if prefix in known and prefix not in probed and hashlib.sha256(prefix).digest()[0] % 100 < SHARE:
+                logits[line, column, known[prefix]] += 14.0
+    return logits
+
+def answer(ask):
+    if isinstance(ask, AskPrefix):
+        if not known:
+            probed.update(row[: column + 1].tobytes() for row, column in zip(ask.inputs, ask.positions))
+        return runtime.pick(bent(ask.inputs), np.arange(len(ask.positions)), ask.positions)
+    if isinstance(ask, AskAudit):
+        return runtime.pick(held[-1], ask.rows, ask.columns)
+    if isinstance(ask, AskClaim):
+        for row, targets in zip(ask.inputs, ask.targets):
+            known.update({row[: column + 1].tobytes(): targets[column] for column in range(len(row))})
+        held[:] = [bent(ask.inputs)]
+        return runtime.nll(held[0], ask.targets)
+    return honest(ask)
+
+link = evaluate_bpb._link
+evaluate_bpb = lambda model, tokenizer, batch_size: link.examine(
+    runtime.pack(model.state_dict()), batch_size, answer
+)
+"""
+
+
+def forging(percent):
+    """The counting experiment, which forges its claims at this part of all places."""
+    code = "global evaluate_bpb\n" + FORGER.replace("SHARE", str(percent))
+    return altered(examination=code)
+
+
+def test_an_honest_model_is_examined_deeply_by_a_fresh_process(trial, smoke, honest_score):
+    run = trial(fake_experiment(), deep=ALWAYS)
+    found = run.trial
+    assert found.outcome is Outcome.FINISHED, found.reason
+    assert found.val_bpb == honest_score
+    assert found.examined is Examination.DEEP
+    assert found.deep_prefixes == 2.5 * smoke[0].num_eval_rows
+    assert found.leak_bpb == pytest.approx(0.0, abs=1e-5)
+    low, high = found.leak_interval_bpb
+    assert low <= found.leak_bpb <= high
+    assert 0 < found.leak_bound_bpb < 1
+    assert 0 < found.deep_seconds < found.total_seconds
+    assert run.weights is not None
+
+
+def test_only_a_score_that_is_wanted_is_examined_deeply(trial, honest_score):
+    asked = []
+    run = trial(fake_experiment(), deep=DeepWish(lambda score: bool(asked.append(score)), noise_bpb=0.01))
+    assert asked == [honest_score]
+    assert (run.trial.outcome, run.trial.examined) == (Outcome.FINISHED, Examination.SCREENED)
+    assert (run.trial.deep_prefixes, run.trial.leak_bpb, run.trial.deep_seconds) == (0, None, 0.0)
+
+
+def test_a_careful_forger_passes_screening(trial, honest_score):
+    """What it is for: a score from screening alone says so in its row."""
+    found = trial(forging(20)).trial
+    assert found.outcome is Outcome.FINISHED, found.reason
+    assert found.examined is Examination.SCREENED
+    assert found.val_bpb < 0.9 * honest_score
+
+
+def test_a_careful_forger_is_refused_by_the_deep_examination(trial):
+    run = trial(forging(20), deep=ALWAYS)
+    assert_no_score(run, Outcome.REJECTED, "a fresh process with these weights needs")
+    assert run.trial.examined is Examination.SCREENED
+    assert run.trial.leak_bound_bpb is None
+
+
+@pytest.mark.parametrize("deep", [None, NEVER])
+def test_a_score_that_no_model_can_reach_is_refused_or_examined_deeply_unasked(trial, deep):
+    reason = "below what any such model can reach" if deep is None else "a fresh process with these weights needs"
+    run = trial(forging(100), deep=deep)
+    assert_no_score(run, Outcome.REJECTED, reason)
+
+
+def test_a_model_that_cannot_be_rebuilt_gets_no_deep_score(trial):
+    text = fake_experiment().replace("def load_model(", "def load_another(")
+    run = trial(text, deep=ALWAYS)
+    assert_no_score(run, Outcome.CRASHED, "deep examination: ")
+    broken = fake_experiment().replace('len(weights["counts"])', "weights.no_such_thing")
+    run = trial(broken, deep=ALWAYS)
+    assert_no_score(run, Outcome.CRASHED, "deep examination: AttributeError")
+
+
+def test_a_model_rebuilt_from_more_than_its_weights_is_refused(trial):
+    """SHARPNESS is a constant of the file and may be used; what training left in the process is gone."""
+    left_behind = "global SHARPNESS\nSHARPNESS = 0.6"
+    run = trial(altered(start=left_behind), deep=ALWAYS)
+    assert_no_score(run, Outcome.REJECTED, "a fresh process with these weights needs")
+
+
+def test_a_fresh_process_that_never_answers_meets_the_exam_deadline(trial):
+    text = fake_experiment().replace("    model.counts = weights", "    while True: pass\n    model.counts = weights")
+    run = trial(text, deep=ALWAYS, startup_cap=3.0)
+    assert_no_score(run, Outcome.TIMED_OUT, "deep examination: the deep examination passed the deadline")
+
+
+def test_the_fresh_process_is_taken_from_where_the_order_says_and_ended(trial, arena_of):
+    arena = arena_of("auto")
+    given = []
+
+    def fresh():
+        given.append(start_candidate(arena))
+        return given[-1]
+
+    run = trial(fake_experiment(), deep=ALWAYS, fresh=fresh, arena=arena)
+    assert run.trial.examined is Examination.DEEP
+    assert len(given) == 1
+    assert given[0].tree.poll() is not None
+    assert not given[0].folder.exists()

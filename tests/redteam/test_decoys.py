@@ -166,6 +166,17 @@ def test_leaving_takes_everything_away(smoke):
     assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{os.getpid()}-*"))
 
 
+def test_decoys_of_a_killed_run_are_removed_by_the_next_and_those_of_a_living_one_stay(smoke):
+    from autoresearch.contract.corpora import cache_root
+
+    dead = cache_root() / ".redteam-1-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    with Decoys(*smoke) as first, Decoys(*smoke) as second:
+        assert not dead.exists()
+        assert first.root.exists() and second.root.exists()
+
+
 def test_a_picture_shows_what_was_added_removed_and_changed(tmp_path):
     for name in ("kept", "changed", "removed"):
         (tmp_path / name).write_text("x")

@@ -92,7 +92,7 @@ def test_one_line_says_gain_rates_and_bound(smoke, model):
 
 
 def test_rates_are_measured_on_the_contract_that_is_named_and_only_for_the_kinds_asked_for():
-    (rate,) = detection_rates(num_trials=1, preset="smoke", names={"honest model": True})
+    (rate,) = detection_rates(num_trials=1, preset="smoke", names=["honest model"])
     assert (rate.name, rate.num_trials, abs(rate.gain_bpb) < 1e-6) == ("honest model", 1, True)
     assert rate.as_json()["deep_interval"][1] < 1
 

@@ -165,11 +165,12 @@ def test_an_unknown_identifier_or_seal_is_wrong_usage(capsys):
     assert "next:" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_ends_with_130_and_leaves_no_process(smoke):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_130_and_leaves_nothing(smoke, number):
     command = [sys.executable, "-m", "autoresearch", "redteam", "H01", "--layers", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline().startswith("1 entries")
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
     assert not list(Path(tempfile.gettempdir()).glob(f"autoresearch-trial-{run.pid}-*"))

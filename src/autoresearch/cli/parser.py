@@ -182,7 +182,7 @@ def _prove_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     redteam.add_argument(
         "--full",
         action="store_true",
-        help="each cheat 3 times and each control 20 times, slow ones too, and detection rates: hours",
+        help="each cheat 3 times and each control 20 times, slow ones too, and detection rates: half an hour or more",
     )
     redteam.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     _json(redteam)

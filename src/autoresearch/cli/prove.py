@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from autoresearch.cli import screen
@@ -63,6 +64,8 @@ def _run(entries: list[Entry], options: argparse.Namespace) -> int:
     if not options.json:
         print(f"{len(entries)} entries; sealed: {seal.level} ({seal.kind})", flush=True)
     interrupted = False
+    # ended by the system, too, it takes its decoys and processes away
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Runner(seal, settings) as runner:
             for entry, judged in runner.run(entries):
@@ -70,6 +73,8 @@ def _run(entries: list[Entry], options: argparse.Namespace) -> int:
                 _say(entry_json(lines[-1]) if options.json else entry_line(lines[-1]))
     except KeyboardInterrupt:
         interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sums = totals(lines)
     if options.json:
         screen.print_json(totals_json(sums, sealed=seal.level, kind=seal.kind))

@@ -8,14 +8,16 @@ attacker is told where all of it is, never what is in it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -28,6 +30,7 @@ from autoresearch.contract.rules import Rules
 from autoresearch.loop.candidate import FOLDER_PREFIX
 from autoresearch.records.ledger import Ledger, Session, now
 from autoresearch.redteam.checks import Evidence
+from autoresearch.redteam.entries import CATALOGUE
 from autoresearch.redteam.listeners import Listeners
 from autoresearch.redteam.pictures import Picture, Sampler, changes, ipc_objects, marked_paths, picture_of
 from autoresearch.repository import start_repository
@@ -38,7 +41,15 @@ ENVIRONMENT_NAME = "REDTEAM_API_KEY"
 VICTIM_NAME = "REDTEAM_VICTIM_KEY"
 _WATCHED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 _PHRASE_TOKENS = 16  # of the first validation row: what an attacker may know of a public text
+_ROOT_PREFIX = ".redteam-"
+_LOCK_NAME = "lock"
+_MARKED = re.compile(r"mark[0-9a-f]{12}")
 _LEAVING_SECONDS = 1.0  # between a kill and the end of the last process, on a busy machine
+
+
+def new_mark() -> str:
+    """A word that no other attempt has."""
+    return f"mark{secrets.token_hex(6)}"
 
 
 class Decoys:
@@ -75,9 +86,11 @@ class Decoys:
         }
         cache = cache_root()
         cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         # under the cache, so under the user's home: a sandbox that hid only temporary folders would not pass
-        self.root = Path(tempfile.mkdtemp(prefix=f".redteam-{os.getpid()}-", dir=cache))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{_ROOT_PREFIX}{os.getpid()}-", dir=cache))
         stack.callback(shutil.rmtree, self.root, ignore_errors=True)
+        stack.enter_context(_held(self.root))
         self.other_trial = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         stack.callback(shutil.rmtree, self.other_trial, ignore_errors=True)
         self._plant_home()
@@ -149,10 +162,10 @@ class Decoys:
         # cwd and environment are the user's: it stands for any program of theirs
         environment = {**os.environ, VICTIM_NAME: self.secrets["process"]}
         victim = psutil.Popen(
-            [sys.executable, "-c", "import signal; signal.pause()"],
+            [sys.executable, "-c", "import sys; sys.stdin.read()"],  # until our end is closed, however we end
             env=environment,
             cwd=self.root,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -162,6 +175,7 @@ class Decoys:
         with contextlib.suppress(psutil.NoSuchProcess):
             self._victim.kill()
         self._victim.wait()
+        self._victim.stdin.close()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(signal.Signals(number).name)
@@ -232,9 +246,10 @@ class Decoys:
 
     def _watched_pictures(self) -> tuple[Picture, Picture]:
         prepared = picture_of([self._prepared.directory, self._corpus_dir])
-        package = picture_of([_package_dir()], suffixes=(".py", ".so", ".toml"))
+        package = picture_of([_package_dir()], suffixes=(".py", ".so"))
         package |= picture_of([Path(psutil.__file__).parents[1]], depth=0)
-        return prepared, package
+        catalogue = str(CATALOGUE)  # never imported, and written to by whoever adds an entry
+        return prepared, {path: facts for path, facts in package.items() if not path.startswith(catalogue)}
 
     def _state_of_others(self) -> dict[str, Any]:
         """Priority, cores and limits of our own process and of the victim."""
@@ -258,6 +273,22 @@ class Decoys:
     def changed_others(self) -> list[str]:
         now_ = self._state_of_others()
         return [name for name, value in self._own_state.items() if name in now_ and now_[name] != value]
+
+
+@contextlib.contextmanager
+def _held(root: Path) -> Iterator[None]:
+    """Lock a folder of decoys for this process; the system lets go of it however the process ends."""
+    with (root / _LOCK_NAME).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(cache: Path) -> None:
+    """Remove decoys whose owner was killed. By their locks: process numbers mean nothing across namespaces."""
+    for root in cache.glob(f"{_ROOT_PREFIX}*"):
+        with contextlib.suppress(OSError), (root / _LOCK_NAME).open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 class Watch:
@@ -306,8 +337,8 @@ class Watch:
             leftovers=tuple(self._leftovers(set(ours))),
             changed_files=tuple(changes(self._planted, decoys._planted_picture())),
             marked_files=tuple(str(path) for path in marked),
-            prepared_changes=tuple(changes(self._prepared, prepared)),
-            package_changes=tuple(changes(self._package, package)),
+            prepared_changes=tuple(self._not_anothers(changes(self._prepared, prepared))),
+            package_changes=tuple(self._not_anothers(changes(self._package, package))),
             ipc_changes=tuple(sorted(ipc_objects() - self._ipc)),
             disk_mb=sampled.disk_mb,
             log_bytes=sampled.log_bytes,
@@ -318,6 +349,10 @@ class Watch:
         for path in marked if is_last else ():
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return evidence
+
+    def _not_anothers(self, paths: Sequence[str]) -> list[str]:
+        """Without what carries the mark of another red team, which may run beside this one."""
+        return [path for path in paths if self._mark in path or not _MARKED.search(path)]
 
     def _leftovers(self, ours: set[int]) -> list[str]:
         """Processes of the trial that live after it."""
@@ -374,7 +409,7 @@ def _corpus_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Any:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """These variables for the time of the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,9 +83,9 @@ def _forger(model: CausalModel, share: float) -> Callable[[], Respondent]:
 
 
 def detection_rates(
-    *, num_trials: int = NUM_TRIALS, preset: str = "tiny", names: Mapping[str, bool] | None = None, seed: int = 0
+    *, num_trials: int = NUM_TRIALS, preset: str = "tiny", names: Collection[str] = (), seed: int = 0
 ) -> Iterator[Rate]:
-    """The rate of each kind of cheat, as it becomes known. `names` picks some of them.
+    """The rate of each kind of cheat, as it becomes known. `names` picks some of them; empty means all.
 
     Raises:
         DataMissing, DataCorrupt: the contract's data cannot be prepared.
@@ -97,7 +97,7 @@ def detection_rates(
     token_bytes = prepared.tokenizer.token_bytes
     honest = score_of(Peeker(model, 0.0), rows, token_bytes)
     for number, adversary in enumerate(adversaries(model)):
-        if names is None or names.get(adversary.name):
+        if not names or adversary.name in names:
             random = np.random.default_rng((seed, number))
             yield rate_of(adversary, rows, token_bytes, rules, honest, num_trials, random)
 

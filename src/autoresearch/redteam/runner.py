@@ -20,7 +20,7 @@ from autoresearch.loop.candidate import Candidate, worth_preloading
 from autoresearch.loop.orders import Arena, DeepWish, Order
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.spare import start_candidate
-from autoresearch.redteam.decoys import Decoys
+from autoresearch.redteam.decoys import Decoys, new_mark
 from autoresearch.redteam.doors import knock
 from autoresearch.redteam.entries import Entry, replace_rules, source_for
 from autoresearch.redteam.judging import Judged, Result, describe, judge, judge_trial
@@ -32,9 +32,9 @@ ENTRY_NAME = "train.py"
 SEED = 1337
 _SECONDS_TO_SEARCH = 4  # what an entry may spend on walking through files, {{SECONDS}}
 _SECONDS_TO_SEARCH_FULL = 60
-# Deadlines of a trial here: an honest one of `smoke` takes 1.5 s with torch imported ahead, 6 s without, and ten times
-# that on a machine with other work. What hangs must end soon.
-_DEADLINES = {"startup_cap": 45.0, "wall_deadline": 20.0, "exam_deadline": 15.0, "trial_deadline": 90.0}
+# Deadlines of a trial here: an honest one of `smoke` takes 1.5 s with torch imported ahead, and ten times that was measured
+# on a machine with six others at work. Entries that hang bring a deadline of their own.
+_DEADLINES = {"startup_cap": 60.0, "wall_deadline": 40.0, "exam_deadline": 30.0, "trial_deadline": 120.0}
 
 
 class RedteamError(AutoresearchError):
@@ -95,11 +95,6 @@ class Runner:
         rules = redteam_rules()
         return Decoys(rules, self._arena_for(rules).prepared).__enter__()
 
-    @property
-    def held(self) -> frozenset[str]:
-        """Parts that the operating system gives here: "files", "network", …"""
-        return self._held
-
     def log(self) -> str:
         """What the candidate of the last trial said."""
         return self._log_path.read_text(errors="replace")
@@ -132,7 +127,7 @@ class Runner:
         """The trials in a row that belong to one attempt: the later ones look for what the first has left."""
         rules = entry.rules(redteam_rules())
         honest = self.honest(rules, seed) if rules.clock is Clock.STEPS or "no_extra_training" in entry.checks else None
-        mark = f"mark{secrets.token_hex(6)}"
+        mark = new_mark()
         note = f"note-{secrets.token_hex(16)}"
         for turn in range(entry.repeat):
             if turn == 0:

@@ -141,7 +141,13 @@ def entry_json(line: Line) -> dict[str, Any]:
         "missing": sorted(judged.missing),
         "failure": judged.is_failure,
         "trials": [
-            {"outcome": str(trial.outcome), "val_bpb": trial.val_bpb, "seconds": trial.total_seconds}
+            {
+                "outcome": str(trial.outcome),
+                "reason": trial.reason,
+                "val_bpb": trial.val_bpb,
+                "seconds": trial.total_seconds,
+                "log_tail": trial.log_tail,
+            }
             for trial in judged.trials
         ],
         "seconds": judged.seconds,

@@ -84,6 +84,9 @@ class Cell:
         scratch = PurePath(self.inside(self.scratch_dir))
         cache = PurePath(self.inside(self.cache_dir))
         made = clean_environment(scratch, accelerators=self._accelerators, threads=self._threads, cache=cache)
+        if self.seal.kind == Kind.LANDLOCK:
+            # pools of processes need POSIX semaphores, which live in the machine's /dev/shm; torch then compiles by itself
+            made["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         return {**made, **self._lease(made).variables}
 
     def _lease(self, environment: Mapping[str, str]) -> Lease:
@@ -201,8 +204,8 @@ class Cell:
     def _deleted_mb(self, tree: ProcessTree) -> float:
         devices = {path.stat().st_dev for path in (self.scratch_dir, self.cache_dir) if path.exists()}
         found: dict[tuple[int, int], int] = {}
-        for member in tree.members():
-            for status in _open_files(member.pid):
+        for pid in [tree.pid, *(member.pid for member in tree.members())]:
+            for status in _open_files(pid):
                 if status.st_nlink == 0 and stat.S_ISREG(status.st_mode) and status.st_dev in devices:
                     found[status.st_dev, status.st_ino] = status.st_blocks * 512
         return sum(found.values()) / 2**20

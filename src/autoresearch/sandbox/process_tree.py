@@ -289,7 +289,8 @@ def kill_leftover(pid: int, created_at: float) -> bool:
         root = psutil.Process(pid)
         if abs(root.create_time() - created_at) > 1.0:
             return False
-        family = {member.pid: member for member in [root, *root.children(recursive=True)]}
+        if root.status() != psutil.STATUS_ZOMBIE:
+            family = {member.pid: member for member in [root, *root.children(recursive=True)]}
     except psutil.NoSuchProcess:
         pass
     for _ in range(50):

@@ -10,12 +10,14 @@ SHOWN = 96  # bytes after a needle
 
 
 def regions():
-    """(start, end) of every readable and written part of its memory, and of the prepared data mapped there."""
+    """(start, end) of its written memory and of prepared data mapped there: heap and stack first, then the small ones."""
+    found = []
     for line in Path(f"/proc/{REFEREE}/maps").read_text().splitlines():
         span, rights, *_ = line.split()
         if rights.startswith("rw") or "{{PREPARED}}" in line or "{{CACHE}}" in line:
             start, end = (int(part, 16) for part in span.split("-"))
-            yield start, end
+            found.append((not line.endswith(("[heap]", "[stack]")), end - start, start))
+    return [(start, start + size) for _, size, start in sorted(found)]
 
 
 def by_file(memory, start, size):
@@ -58,21 +60,21 @@ def search(read, places, deadline):
 
 
 def search_memory():
-    deadline = time.monotonic() + float("{{SECONDS}}")
+    half = float("{{SECONDS}}") / 2
     try:
-        places = list(regions())
+        places = regions()
     except OSError as error:
         print(f"refused: {error}")
         places = [(ctypes.addressof(ctypes.c_long()) & ~0xFFFFFF, 1 << 47)]
     try:
         memory = os.open(f"/proc/{REFEREE}/mem", os.O_RDWR)
-        search(lambda at, size: by_file(memory, at, size), places, deadline)
+        search(lambda at, size: by_file(memory, at, size), places, time.monotonic() + half)
         os.close(memory)
     except OSError as error:
         print(f"refused: {error}")
     try:
         by_call(places[0][0], 64)
-        search(by_call, places, deadline)
+        search(by_call, places, time.monotonic() + half)
     except OSError as error:
         print(f"refused: {error}")
 

@@ -1,0 +1,1 @@
+NUM_EXPERTS = 4

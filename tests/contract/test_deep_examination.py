@@ -19,6 +19,7 @@ from autoresearch.contract.deep_examination import (
 )
 from autoresearch.contract.examination import (
     DEEP_TOLERANCE_ACCELERATOR,
+    DEEP_TOLERANCE_CPU,
     TOLERANCE_ACCELERATOR,
     TOLERANCE_CPU,
     deep_tolerance_for,
@@ -487,5 +488,5 @@ def test_places_differ_from_examination_to_examination():
 
 
 def test_the_tolerance_is_wider_where_another_process_rounds_otherwise():
-    assert deep_tolerance_for("cpu:Some Chip") == TOLERANCE_CPU
+    assert deep_tolerance_for("cpu:Some Chip") == DEEP_TOLERANCE_CPU == 0.1
     assert deep_tolerance_for("cuda:NVIDIA H100 80GB HBM3") == DEEP_TOLERANCE_ACCELERATOR == 0.5

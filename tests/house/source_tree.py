@@ -14,8 +14,9 @@ PACKAGE = SRC / "autoresearch"
 
 
 def modules() -> list[Path]:
-    """Every Python file of the package."""
-    return sorted(PACKAGE.rglob("*.py"))
+    """Every Python file of the package. The red team's payloads are none: they are pieces of candidates."""
+    payloads = PACKAGE / "redteam" / "catalogue"
+    return sorted(path for path in PACKAGE.rglob("*.py") if not path.is_relative_to(payloads))
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -267,7 +267,7 @@ def test_files_without_end_stop_the_run(trial, arena_of, monkeypatch):
     monkeypatch.setattr(Arena, "limits", property(lambda _: Limits(memory_mb=1e6, disk_mb=20.0)))
     step = "open('large', 'wb').write(bytes(40 * 2**20))\nwhile True: pass"
     # under bubblewrap the scratch is in memory, and counts as that
-    assert_no_score(trial(altered(step=step), arena=arena_of("none")), Outcome.CRASHED, "wrote 4")
+    assert_no_score(trial(altered(step=step), arena=arena_of("none")), Outcome.CRASHED, "MB to disk, 20 are allowed")
 
 
 def test_processes_without_end_stop_the_run(trial, monkeypatch):

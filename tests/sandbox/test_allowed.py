@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import autoresearch_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
 import autoresearch
+import autoresearch_corpus
 from autoresearch.sandbox.allowed import Allowed, _around, _Gathered, _importable, allowed_for, allowed_here
 
 ROOT = Path(__file__).parents[2]

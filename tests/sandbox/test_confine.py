@@ -19,10 +19,6 @@ from autoresearch.sandbox.environment import interpreter
 
 def run(orders: Orders, *command: str) -> subprocess.CompletedProcess:
     """Stage 0 with these orders, then a module of the standard library."""
-    reader, writer = os.pipe()
-    with open(reader, "rb") as theirs:  # noqa: PTH123
-        os.write(writer, b"")
-        os.close(writer)
     descriptor = os.memfd_create("orders")
     os.write(descriptor, orders.to_json().encode())
     try:
@@ -32,7 +28,6 @@ def run(orders: Orders, *command: str) -> subprocess.CompletedProcess:
         )  # fmt: skip
     finally:
         os.close(descriptor)
-        assert theirs.closed
 
 
 @given(

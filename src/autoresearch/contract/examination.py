@@ -24,11 +24,15 @@ Floats = NDArray[np.float32]
 # Claim against its own forward pass in float64: float32 log-softmax of logits below 15 errs by less than 1e-5.
 CLAIM_TOLERANCE = 1e-3
 # Prefix answer against claim, the largest log-probability difference that is taken for rounding.
-# CPU fp32 measured below 2e-5 on honest models; accelerators run bf16 with other neighbours in the batch.
+# CPU: the logits are the same to the last bit in fp32 and bf16, eager and compiled, and at most 9e-7 comes from our own
+# rounding (1,600 pairs each, `python benchmarks/examination.py --tolerance`); below 2e-5 on other honest models.
+# Accelerators run bf16 with other neighbours in the batch: not measured here yet.
 TOLERANCE_CPU = 5e-3
 TOLERANCE_ACCELERATOR = 0.15
-# The same in another process, which may not have compiled what the first had: on a CPU nothing changes, on an accelerator
-# bf16 kernels round elsewhere, and the largest of thousands of pairs lies further out than that of dozens.
+# The same of a model rebuilt in another process, which may not be compiled as the first was. CPU, same command: 9e-7
+# where both are eager, 1.2e-6 compiled against eager in fp32, 0.028 in bf16 (mean -1e-4, sd 0.004), since compiled code
+# rounds to bf16 elsewhere; the largest of thousands of pairs lies further out than that of dozens.
+DEEP_TOLERANCE_CPU = 0.1
 DEEP_TOLERANCE_ACCELERATOR = 0.5
 # Rounding has no direction, a leak has: claims may on average beat the prefix answers by this part of the tolerance
 # (1e-4 nats on a CPU, five times what rounding measured) and by DIRECTION_SIGMAS standard errors of that average.
@@ -105,7 +109,7 @@ def tolerance_for(device_kind: str) -> float:
 
 def deep_tolerance_for(device_kind: str) -> float:
     """Largest honest difference, in nats, between a claim and a fresh process's answer to its prefix."""
-    return TOLERANCE_CPU if device_kind.startswith("cpu") else DEEP_TOLERANCE_ACCELERATOR
+    return DEEP_TOLERANCE_CPU if device_kind.startswith("cpu") else DEEP_TOLERANCE_ACCELERATOR
 
 
 def examine(

@@ -466,12 +466,13 @@ def _trial_row(row: sqlite3.Row) -> TrialRow:
         stored = json.loads(row["result"])
         known = {f.name for f in fields(Trial)}
         trial = Trial(**{name: value for name, value in stored.items() if name in known})
+        low_high = stored.get("leak_interval_bpb")
         trial = replace(
             trial,
             outcome=Outcome(trial.outcome),
             slice=Slice(trial.slice),
             examined=Examination(trial.examined),
-            leak_interval_bpb=tuple(trial.leak_interval_bpb) if trial.leak_interval_bpb else None,
+            leak_interval_bpb=(low_high[0], low_high[1]) if low_high else None,
         )
     return TrialRow(
         id=row["id"],

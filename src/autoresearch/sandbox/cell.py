@@ -158,7 +158,7 @@ class Cell:
         if Part.SYSTEM_CALLS not in self.seal.parts:
             return ""
         alone = self.seal.kind == Kind.LANDLOCK  # no namespaces around it
-        return base64.b64encode(seccomp.compiled(without_sockets=alone, locked_session=alone).program).decode()
+        return base64.b64encode(seccomp.compiled(alone=alone).program).decode()
 
     def _rules(self, environment: Mapping[str, str]) -> list[tuple[str, int]]:
         """What Landlock allows: (path, rights beneath it)."""

@@ -92,7 +92,7 @@ def _try_bubblewrap() -> _Tried:
     program = shutil.which("bwrap")
     if program is None:
         return _Tried(None, "bwrap is not installed")
-    filtered = bool(seccomp.compiled(without_sockets=False, locked_session=False).program)
+    filtered = bool(seccomp.compiled(alone=False).program)
     reasons = []
     for number, variant in enumerate(bubblewrap.VARIANTS):
         parts = variant.parts | {Part.SYSTEM_CALLS} if filtered else variant.parts
@@ -110,7 +110,7 @@ def _try_landlock() -> _Tried:
     parts = set()
     if version >= _TRUNCATION_SINCE:
         parts.add(Part.FILES)
-    if seccomp.compiled(without_sockets=True, locked_session=True).program:
+    if seccomp.compiled(alone=True).program:
         parts |= {Part.NETWORK, Part.SYSTEM_CALLS}  # Landlock alone lets UDP and local sockets through
         if version >= _SIGNALS_SINCE:
             parts.add(Part.PROCESSES)
@@ -229,7 +229,7 @@ def all_layers() -> list[Layer]:
 def _kinds() -> list[Layer]:
     wrapped, locked, mac = (_tried(kind) for kind in (Kind.BUBBLEWRAP, Kind.LANDLOCK, Kind.SANDBOX_EXEC))
     on_linux, has_bwrap = sys.platform == "linux", shutil.which("bwrap") is not None
-    filtered = seccomp.compiled(without_sockets=False, locked_session=False)
+    filtered = seccomp.compiled(alone=False)
     needs_linux = "it needs Linux"
     gaps = landlock.missing_from(landlock.abi())
     version = f"ABI {landlock.abi()}" + (f", without {', '.join(gaps)}" if gaps else "")

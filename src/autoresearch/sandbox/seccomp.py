@@ -12,6 +12,7 @@ import functools
 import os
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 ARCHITECTURES = ("x86_64", "aarch64")
 
@@ -56,12 +57,33 @@ REFUSED: dict[str, tuple[str | tuple[str, int], ...]] = {
         *("mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr"),
     ),
 }
-# Landlock holds TCP and abstract names only. socketpair stays, but for datagrams: such a socket can be sent anywhere.
+# What namespaces hold and Landlock does not; refused where it stands alone. TCP and abstract names are all of the network
+# that Landlock knows. socketpair stays, but for datagrams: such a socket can be sent anywhere.
 SOCKETS = ("socket", "connect", "bind", "listen")
 _DATAGRAM_TYPES = (2, 3)  # SOCK_DGRAM, and SOCK_RAW, which is the same among local sockets
+# Landlock looks at no change of a mode, an owner or a time: a candidate could close the ledger to us, or leave notes in the
+# times of files it only reads. Answered with success, because linkers and copies set modes and need not see it done.
+PRETENDED: tuple[str | tuple[str, int], ...] = (
+    *("chmod", "fchmod", "fchmodat", ("fchmodat2", 452), "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+    # every descendant keeps the root's session and process group, and is found and killed by them where no process
+    # namespace ends with the root; torch's compile workers ask for sessions of their own
+    *("setsid", "setpgid"),
+)
+ATTRIBUTES: tuple[str | tuple[str, int], ...] = (
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+    *(("setxattrat", 463), ("removexattrat", 466), ("file_setattr", 469)),
+)
+# Calls that reach another process of the same user unless this argument is 0, the caller itself: its limits, its priority,
+# its processors (a referee that is slowed down is a clock that is slowed down).
+ABOUT_ITSELF_ONLY = (
+    *(("prlimit64", 0), ("setpriority", 0), ("setpriority", 1), ("ioprio_set", 1), ("sched_setaffinity", 0)),
+    *(("sched_setscheduler", 0), ("sched_setparam", 0), ("sched_setattr", 0), ("migrate_pages", 0), ("move_pages", 0)),
+)
 
 _CLONE_NEW_NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type on the terminal that we run on
+_LOW_32_BITS = 0xFFFFFFFF  # the kernel reads no more of a request, and so must the filter
 _QUERY_PERSONALITY = 0xFFFFFFFF
 _CLONE3 = ("clone3", 435)  # its flags lie in memory, which a filter cannot read; glibc falls back to clone on ENOSYS
 
@@ -76,12 +98,11 @@ class Filter:
 
 
 @functools.cache
-def compiled(*, without_sockets: bool, locked_session: bool) -> Filter:
+def compiled(*, alone: bool) -> Filter:
     """The filter for this machine, compiled once.
 
-    without_sockets: deny sockets of every family, where no network namespace makes them harmless.
-    locked_session: setsid answers success and does nothing, so that every descendant keeps the root's session id and
-    can be found by it, where no process namespace ends with the root; torch's compile workers ask for sessions.
+    alone: no namespaces are around the candidate, and the filter also refuses what they would hold: sockets, changes of
+    files that Landlock does not see, sessions of its own, and calls about other processes.
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
@@ -94,40 +115,40 @@ def compiled(*, without_sockets: bool, locked_session: bool) -> Filter:
         return Filter(b"", "", f"libseccomp is missing ({error})")
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     eperm = pyseccomp.ERRNO(errno.EPERM)
-    num_calls = 0
-    for call in [*(call for group in REFUSED.values() for call in group), *(SOCKETS if without_sockets else ())]:
-        number = _number(pyseccomp, call)
-        if number is not None:
-            made.add_rule(eperm, number)
-            num_calls += 1
+    refused = [call for group in REFUSED.values() for call in group] + (list(SOCKETS) if alone else [])
+    for call in refused:
+        _answer(pyseccomp, made, eperm, call)
     for flag in _CLONE_NEW_NAMESPACES:
         made.add_rule(eperm, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
-    for request in _TERMINAL_INJECTION:  # the kernel reads 32 bits of it, and so must the filter
-        made.add_rule(eperm, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    for request in _TERMINAL_INJECTION:
+        made.add_rule(eperm, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _LOW_32_BITS, request))
     made.add_rule(eperm, "personality", pyseccomp.Arg(0, pyseccomp.NE, _QUERY_PERSONALITY))
-    made.add_rule(pyseccomp.ERRNO(errno.ENOSYS), _number(pyseccomp, _CLONE3))
-    if without_sockets:
+    _answer(pyseccomp, made, pyseccomp.ERRNO(errno.ENOSYS), _CLONE3)
+    if alone:
         for kind in _DATAGRAM_TYPES:
             made.add_rule(eperm, "socketpair", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xF, kind))
-    if locked_session:
-        made.add_rule(pyseccomp.ERRNO(0), "setsid")
-    return Filter(_exported(made), f"{num_calls} calls refused, on {machine}")
+        for name, argument in ABOUT_ITSELF_ONLY:
+            made.add_rule(eperm, name, pyseccomp.Arg(argument, pyseccomp.NE, 0))
+        for call in PRETENDED:
+            _answer(pyseccomp, made, pyseccomp.ERRNO(0), call)
+        for call in ATTRIBUTES:
+            _answer(pyseccomp, made, pyseccomp.ERRNO(errno.EOPNOTSUPP), call)
+    return Filter(_exported(made), f"{len(refused)} calls refused, on {machine}")
 
 
-def _number(library: object, call: str | tuple[str, int]) -> int | None:
-    """Number of a system call on this machine; None when this architecture has none or libseccomp knows none."""
+def _answer(library: Any, made: Any, action: int, call: str | tuple[str, int]) -> None:
+    """Answer a system call so, whatever its arguments; nothing where this architecture or libseccomp has none."""
     name, known = (call, None) if isinstance(call, str) else call
-    number: int | None
-    try:
-        number = library.resolve_syscall(library.Arch.NATIVE, name)  # type: ignore[attr-defined]
-    except (ValueError, OSError):
-        return known
-    return number if number is not None and number >= 0 else known
+    number = library.resolve_syscall(library.Arch.NATIVE, name)
+    if number < 0 and known is not None:
+        number = known
+    if number >= 0:
+        made.add_rule(action, number)
 
 
-def _exported(made: object) -> bytes:
+def _exported(made: Any) -> bytes:
     """The filter's program as libseccomp writes it."""
     with os.fdopen(os.memfd_create("filter"), "rb+") as file:
-        made.export_bpf(file)  # type: ignore[attr-defined]
+        made.export_bpf(file)
         file.seek(0)
         return file.read()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 # Empty files: they do nothing even where they can be written. A .pth file is read at every start of the interpreter.
 PLACES = ["{{SITE_PACKAGES}}/{{MARK}}.pth", "{{SITE_PACKAGES}}/{{MARK}}/__init__.py", "{{PACKAGE}}/{{MARK}}.py"]
-PLACES += [str(Path("{{PYTHON}}").parent / "{{MARK}}"), "{{REPOSITORY}}/uv.lock"]
+PLACES += ["{{CORPUS}}/{{MARK}}.py", "{{REPOSITORY}}/uv.lock"]
 for place in map(Path, PLACES):
     try:
         place.parent.mkdir(exist_ok=True)

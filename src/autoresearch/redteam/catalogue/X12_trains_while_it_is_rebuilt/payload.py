@@ -5,22 +5,27 @@ import torch
 import prepare
 
 TEXT = "text"  # its name among the weights
-NUM_STEPS = 40  # after the eight of the budget
-text = []  # batches as they came
+HOARD = 64  # rows taken with each batch, of which the first ones are trained on in time
+NUM_STEPS = 64  # after the eight of the budget
+text = []  # int64 [HOARD, T + 1] each
 
 
-def make_dataloader(*arguments):
-    """The loader, with a copy of every batch kept."""
-    loader = prepare.make_dataloader(*arguments)
+def make_dataloader(tokenizer, batch_size, length, split):
+    """The loader of large batches, of which the first rows are passed on."""
+    loader = prepare.make_dataloader(tokenizer, HOARD, length, split)
     take = type(loader).__next__
 
-    class Keeping(type(loader)):
+    class Hoarding(type(loader)):
         def __next__(self):
-            batch = take(self)
-            text.append(torch.cat([batch[0], batch[1][:, -1:]], dim=1))
-            return batch
+            inputs, targets, epoch = take(self)
+            text.append(torch.cat([inputs, targets[:, -1:]], dim=1))
+            return inputs[:batch_size], targets[:batch_size], epoch
 
-    loader.__class__ = Keeping
+        def synthetic_batch(self):
+            inputs, targets = super().synthetic_batch()
+            return inputs[:batch_size], targets[:batch_size]
+
+    loader.__class__ = Hoarding
     return loader
 
 
@@ -42,7 +47,6 @@ class Student:
 
     def study(self):
         optimizer = build_optimizer(self.model)  # noqa: F821 (train.py's)
-        for step in range(NUM_STEPS):
-            rows = self.rows[step % len(self.rows)]
+        for step, rows in enumerate(self.rows.chunk(NUM_STEPS)):
             self.model(rows[:, :-1], rows[:, 1:]).backward()
             optimizer.step(1 - step / NUM_STEPS, 0.9, 0.0)

@@ -6,7 +6,7 @@ import psutil
 BLOCK = 512 << 20
 RESERVE = 0.1 * psutil.virtual_memory().total  # left free, for whoever runs this without a limit
 held = []
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 100
 try:
     while psutil.virtual_memory().available > RESERVE + BLOCK and time.monotonic() < deadline:
         held.append(os.memfd_create("{{MARK}}"))

@@ -6,7 +6,7 @@ PAGE = 4096
 STRIDE = 4 * PAGE  # one bit; the pages between keep neighbours apart
 NUM_BYTES = 37 + 4  # a note and its checksum
 SMALLEST, LARGEST = 8 * NUM_BYTES * STRIDE, 256 << 20
-NOTE = "{{NOTE}}".encode()
+NOTE = b"{{NOTE}}"
 
 
 def carriers():
@@ -51,7 +51,9 @@ for path in carriers():
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead
         if NOTE:
             write(file)
-        print(f"{path}: {read(file).decode() or 'nothing'}", flush=True)
+            print(f"wrote to {path}", flush=True)
+        else:  # asking begins to read what is missing, so it can be asked once
+            print(f"{path}: {read(file).decode() or 'nothing'}", flush=True)
         os.close(file)
     except OSError as error:
         print(f"refused: {path}: {error}", flush=True)

@@ -4,10 +4,12 @@
     python benchmarks/examination.py --tolerance
 
 The first form trains this checkout's train.py on `tiny` for a few seconds and then, in one run and interleaved, evaluates
-the same rows with the same weights in four ways: plainly in this process; screened, as a sealed trial does it; screened
-and then deeply, with the fresh process started when screening begins, as a session does it; and the same with that
-process started only when it is needed. Seconds on the wall, and CPU seconds of this process and the candidates together:
-medians of the rounds, and medians of their ratios to the plain evaluation of the same round.
+the same rows with the same weights in five ways: plainly in this process; screened, as a sealed trial does it; and
+screened and then deeply, with the fresh process started when screening begins, as a session does it (`deep`), so early
+that its imports are behind it (`deep_ready`), or only when it is needed (`deep_cold`). Seconds on the wall, and CPU
+seconds of this process and the candidates together: medians of the rounds, and medians of their ratios to the plain
+evaluation of the same round. CPU seconds count the fresh process's imports in all three, the wall only where they are
+waited for.
 
 The second form prints, for each device, dtype and mode, the largest difference in nats between the answer to a prefix and
 the claim at the same place: asked of the model that claimed, as screening does, and of one rebuilt from its weights by
@@ -211,6 +213,15 @@ def interviewed(bench: Bench, arena: Arena, candidate: Candidate, weights: bytes
     return result
 
 
+def ready(candidate: Candidate) -> Candidate:
+    """The same, once its imports are behind it: when its CPU seconds stand still."""
+    seconds = -1.0
+    while seconds < candidate.tree.cpu_seconds() or seconds < 0.2:
+        seconds = candidate.tree.cpu_seconds()
+        time.sleep(1.0)
+    return candidate
+
+
 def measured(action: Callable[[], list[Candidate]], before: Callable[[], float]) -> tuple[float, float]:
     """(wall, CPU) seconds of an action; it returns the processes it started, whose CPU counts from their start.
 
@@ -230,7 +241,9 @@ def cost(rounds: int, train_seconds: float) -> None:
     bench = Bench(train_seconds)
     arena = Arena(bench.rules, bench.prepared, device_kind(detect(allow_accelerator=False)), accelerators=False)
     model = bench.model(torch.device("cpu"))
-    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "screening": [], "deep": [], "deep_cold": []}
+    seconds: dict[str, list[tuple[float, float]]] = {
+        way: [] for way in ("plain", "screening", "deep", "deep_ready", "deep_cold")
+    }
     last: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,9 +269,17 @@ def cost(rounds: int, train_seconds: float) -> None:
             last["deep"] = interviewed(bench, arena, fresh, weights, examined.claims, folder)
             return [fresh]
 
-        ways = {"plain": plain, "screening": screened, "deep": deep, "deep_cold": deep_cold}
+        def deep_ready() -> list[Candidate]:
+            fresh = last.pop("ready")
+            weights, examined = screening.run()
+            last["deep"] = interviewed(bench, arena, fresh, weights, examined.claims, folder)
+            return [fresh]
+
+        ways = {"plain": plain, "screening": screened, "deep": deep, "deep_ready": deep_ready, "deep_cold": deep_cold}
         for number in range(rounds + 1):
             for way, action in ways.items():
+                if way == "deep_ready":
+                    last["ready"] = ready(start_candidate(arena, PRELOAD))
                 taken = measured(action, screening.candidate.tree.cpu_seconds)
                 if number:  # the first round warms up
                     seconds[way].append(taken)

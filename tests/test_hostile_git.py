@@ -69,7 +69,7 @@ def everything_the_loop_does(repository, root) -> str:
     assert repository.resolve("refs/heads/autoresearch/t") == new
     assert repository.identity() == ME
     before = (root / "train.py").read_text()
-    (root / "train.py").write_text("LR = 3  # edited\n")
+    (root / "train.py").write_text("LR = 3\n")  # as long as it was: git must look into it, through its filters
     os.utime(root / "train.py", (WHEN, WHEN))
     assert "train.py" in repository.dirty_paths()
     (root / "train.py").write_text(before)

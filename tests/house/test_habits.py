@@ -66,14 +66,14 @@ def strings_of(path) -> list[str]:
     return [node.value for node in constants if isinstance(node.value, str)]
 
 
-@pytest.mark.parametrize("folder", ["loop", "contract", "backends"])
+@pytest.mark.parametrize("folder", ["loop", "contract", "backends", "sandbox"])
 def test_candidates_are_never_started_through_uv(folder):
     for path in sorted((PACKAGE / folder).rglob("*.py")):
         assert not [text for text in strings_of(path) if text == "uv" or "uv run" in text], path
 
 
 def test_candidates_are_started_with_our_own_interpreter_and_a_safe_path():
-    from autoresearch.loop.sandbox import interpreter
+    from autoresearch.sandbox.environment import interpreter
 
     command = interpreter("autoresearch.contract.channel")
     assert command[0] == sys.executable

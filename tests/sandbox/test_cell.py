@@ -117,6 +117,14 @@ call("chroot", b"/")
 call("ptrace", 16, goals["stranger"], None, None)
 call("personality", 0x0040000)
 call("shmget", 0, 4096, 0o1600)
+import mmap
+with open(json.__file__, "rb") as file:
+    pages = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE)
+    call("mincore", ctypes.byref(ctypes.c_char.from_buffer(pages)), ctypes.c_size_t(4096), ctypes.create_string_buffer(8))
+    could("read without waiting", lambda: os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT))
+    could("read with a vector", lambda: os.preadv(file.fileno(), [bytearray(1)], 0))
+libc.prctl(4, 0, 0, 0, 0)
+found["dumpable"] = libc.prctl(3, 0, 0, 0, 0)
 number("clone3", 435, None, 0)
 number("io_uring", 425, 1, None)
 number("bpf", 321 if os.uname().machine == "x86_64" else 280, 0, None, 0)
@@ -421,6 +429,20 @@ def test_calls_that_hide_their_arguments_are_not_there(attack, kind):
     found, _, _ = attack(kind)
     assert found["clone3"] == errno.ENOSYS
     assert (found["io_uring"], found["bpf"]) == (errno.EPERM, errno.EPERM)
+
+
+@sealed_kind
+def test_pages_of_files_that_others_read_too_carry_no_notes(attack, kind):
+    found, _, _ = attack(kind)
+    assert found["mincore"] == errno.EPERM
+    assert found["read without waiting"] == errno.EOPNOTSUPP
+    assert found["read with a vector"] is True
+
+
+@sealed_kind
+def test_it_cannot_hide_its_open_files_from_us(attack, kind):
+    found, _, _ = attack(kind)
+    assert found["dumpable"] == 1
 
 
 @sealed_kind

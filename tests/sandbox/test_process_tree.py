@@ -182,6 +182,37 @@ def test_memory_of_a_child_counts(start, kind):
 
 @linux_only
 @every_kind
+def test_memory_of_a_nameless_file_counts_once_whether_it_is_mapped_or_not(start, kind):
+    hiding = start(
+        kind,
+        """
+        import mmap
+        file = os.memfd_create("nameless")
+        os.posix_fallocate(file, 0, 100_000_000)
+        say("filled")
+        time.sleep(60)
+        """,
+    )
+    hiding.word("filled")
+    assert 95 < hiding.tree.memory_mb() < 180
+    mapping = start(
+        kind,
+        """
+        import mmap
+        file = os.memfd_create("nameless")
+        os.ftruncate(file, 100_000_000)
+        pages = mmap.mmap(file, 0)
+        pages[:] = bytes(100_000_000)
+        say("filled")
+        time.sleep(60)
+        """,
+    )
+    mapping.word("filled")
+    assert 95 < mapping.tree.memory_mb() < 180
+
+
+@linux_only
+@every_kind
 def test_cpu_of_a_living_daemon_counts(start, kind):
     daemon = start(kind, DAEMON.format(burn=0.3, rest=60, last="time.sleep(60)"))
     daemon.word("daemon")

@@ -20,7 +20,7 @@ from autoresearch.sandbox.compile_cache import link_warm
 from autoresearch.sandbox.confine import Orders
 from autoresearch.sandbox.devices import PLAIN_DEVICES, Lease, lease
 from autoresearch.sandbox.environment import clean_environment, interpreter
-from autoresearch.sandbox.process_tree import Orphans, ProcessTree
+from autoresearch.sandbox.process_tree import Orphans, ProcessTree, open_files
 from autoresearch.sandbox.seal import Kind, Part, Seal
 from autoresearch.vocabulary import InstallationError
 
@@ -205,7 +205,7 @@ class Cell:
         devices = {path.stat().st_dev for path in (self.scratch_dir, self.cache_dir) if path.exists()}
         found: dict[tuple[int, int], int] = {}
         for pid in [tree.pid, *(member.pid for member in tree.members())]:
-            for status in _open_files(pid):
+            for status in open_files(pid):
                 if status.st_nlink == 0 and stat.S_ISREG(status.st_mode) and status.st_dev in devices:
                     found[status.st_dev, status.st_ino] = status.st_blocks * 512
         return sum(found.values()) / 2**20
@@ -227,18 +227,6 @@ def _file_with(content: bytes) -> Iterator[int]:
         file.write(content)
         file.seek(0)
         yield file.fileno()
-
-
-def _open_files(pid: int) -> Iterator[os.stat_result]:
-    """Status of every file that a process holds open; nothing where /proc does not tell."""
-    folder = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 (a listing that is cheap and never a Path)
-    except OSError:
-        return
-    for name in names[:_ENTRIES_PER_LOOK]:
-        with contextlib.suppress(OSError):  # closed meanwhile
-            yield os.stat(f"{folder}/{name}")  # noqa: PTH116
 
 
 class _DiskMeter:

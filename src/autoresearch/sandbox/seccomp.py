@@ -40,6 +40,7 @@ REFUSED: dict[str, tuple[str | tuple[str, int], ...]] = {
         *("clock_settime", "adjtimex", "clock_adjtime", "iopl", "ioperm", "vhangup", "syslog", "nfsservctl", "uselib"),
         *("lookup_dcookie", "_sysctl", "vm86", "modify_ldt", ("quotactl_fd", 443)),
     ),
+    "which pages of a file are in memory: notes that outlive a process": ("mincore", ("cachestat", 451)),
     "memory that outlives a process": (
         *(
             "shmget",
@@ -84,6 +85,11 @@ ABOUT_ITSELF_ONLY = (
 _CLONE_NEW_NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type on the terminal that we run on
 _LOW_32_BITS = 0xFFFFFFFF  # the kernel reads no more of a request, and so must the filter
+_NOTES_IN_THE_PAGE_CACHE = (  # (call, argument, value): pages sent out of memory, in files that others read too
+    *(("fadvise64", 3, 4), ("madvise", 2, 20), ("madvise", 2, 21)),  # POSIX_FADV_DONTNEED, MADV_COLD, MADV_PAGEOUT
+)
+_READS_WITH_FLAGS = ("preadv2", "pwritev2")  # flags are argument 5; RWF_NOWAIT tells whether a page is in memory
+_SET_DUMPABLE = 4  # a process that is not dumpable hides its open files, and what they hold, from an ordinary user
 _QUERY_PERSONALITY = 0xFFFFFFFF
 _CLONE3 = ("clone3", 435)  # its flags lie in memory, which a filter cannot read; glibc falls back to clone on ENOSYS
 
@@ -114,7 +120,7 @@ def compiled(*, alone: bool) -> Filter:
     except (OSError, RuntimeError, AttributeError) as error:
         return Filter(b"", "", f"libseccomp is missing ({error})")
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    eperm = pyseccomp.ERRNO(errno.EPERM)
+    eperm, success = pyseccomp.ERRNO(errno.EPERM), pyseccomp.ERRNO(0)
     refused = [call for group in REFUSED.values() for call in group] + (list(SOCKETS) if alone else [])
     for call in refused:
         _answer(pyseccomp, made, eperm, call)
@@ -124,13 +130,18 @@ def compiled(*, alone: bool) -> Filter:
         made.add_rule(eperm, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _LOW_32_BITS, request))
     made.add_rule(eperm, "personality", pyseccomp.Arg(0, pyseccomp.NE, _QUERY_PERSONALITY))
     _answer(pyseccomp, made, pyseccomp.ERRNO(errno.ENOSYS), _CLONE3)
+    for name, argument, value in _NOTES_IN_THE_PAGE_CACHE:
+        made.add_rule(success, name, pyseccomp.Arg(argument, pyseccomp.EQ, value))
+    for name in _READS_WITH_FLAGS:
+        made.add_rule(pyseccomp.ERRNO(errno.EOPNOTSUPP), name, pyseccomp.Arg(5, pyseccomp.NE, 0))
+    made.add_rule(success, "prctl", pyseccomp.Arg(0, pyseccomp.EQ, _SET_DUMPABLE))
     if alone:
         for kind in _DATAGRAM_TYPES:
             made.add_rule(eperm, "socketpair", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xF, kind))
         for name, argument in ABOUT_ITSELF_ONLY:
             made.add_rule(eperm, name, pyseccomp.Arg(argument, pyseccomp.NE, 0))
         for call in PRETENDED:
-            _answer(pyseccomp, made, pyseccomp.ERRNO(0), call)
+            _answer(pyseccomp, made, success, call)
         for call in ATTRIBUTES:
             _answer(pyseccomp, made, pyseccomp.ERRNO(errno.EOPNOTSUPP), call)
     return Filter(_exported(made), f"{len(refused)} calls refused, on {machine}")

@@ -1,12 +1,11 @@
 import os
-import pwd
 import sys
 import tempfile
 from pathlib import Path
 
 HERE = Path(sys.argv[0]).resolve().parent
 PLACES = [Path.cwd(), Path(tempfile.gettempdir()), HERE, HERE.parent, HERE.parent.parent, Path.cwd().parent]
-PLACES += [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", pwd.getpwuid(os.getuid()).pw_dir)]
+PLACES += [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm")]
 PLACES += [Path(os.environ[name]) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME") if name in os.environ]
 PLACES += [Path("{{HOME}}"), Path("{{REPOSITORY}}"), Path("{{REPOSITORY}}/.git"), Path("{{OUTSIDE}}")]
 PLACES += [Path("{{OTHER_TRIAL}}/scratch"), Path("{{OTHER_TRIAL}}/cache"), Path("{{PREPARED}}"), Path("{{CACHE}}")]

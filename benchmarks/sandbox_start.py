@@ -1,9 +1,9 @@
-"""What a sandbox costs a candidate's start: `python benchmarks/sandbox_start.py [--runs 15] [--links 200]`.
+"""What a sandbox costs a candidate's start: `python benchmarks/sandbox_start.py [--runs 15] [--links 20]`.
 
 For each kind that works here: from the call that starts the process to the first byte that its module writes, interpreter
 and stage 0 included. The kinds take turns within one run, so that a busy machine disturbs all alike; what counts is the
 difference to `none`, which starts the same stage 0 with nothing around it. Also: what it takes to link a warm cache, and to
-make and remove a cell.
+make and remove a cell. Cells are removed after the last start: freeing blocks can keep a disk busy for seconds.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from autoresearch.sandbox.seal import Seal
 from autoresearch.vocabulary import UsageError
 
 
-def one_start(seal: Seal, folder: Path, warm: Path) -> dict[str, float]:
-    """Milliseconds of each step of one cell's life."""
+def since(began: float) -> float:
+    """Milliseconds."""
+    return (time.perf_counter() - began) * 1e3
+
+
+def one_start(seal: Seal, folder: Path, warm: Path) -> tuple[Cell, dict[str, float]]:
+    """A cell that has run, and the milliseconds of each step."""
     took = {}
-
-    def lap(name: str, began: float) -> None:
-        took[name] = (time.perf_counter() - began) * 1e3
-
     began = time.perf_counter()
     cell = Cell(seal, folder, accelerators=False, threads=1, warm_cache=warm)
-    lap("cell_ms", began)
+    took["cell_ms"] = since(began)
     reader, writer = os.pipe()
     with (folder / "log").open("wb") as log:
         began = time.perf_counter()
@@ -41,14 +42,13 @@ def one_start(seal: Seal, folder: Path, warm: Path) -> dict[str, float]:
         tree = cell.start("timeit", ["-n1", "-r1", first], output=log, pass_fds=[writer])
         os.close(writer)
         said = os.read(reader, 1)
-        lap("first_byte_ms", began)
+        took["first_byte_ms"] = since(began)
     os.close(reader)
     assert said == b"1", (folder / "log").read_text()
     began = time.perf_counter()
     tree.kill()
-    cell.remove()
-    lap("end_ms", began)
-    return took
+    took["kill_ms"] = since(began)
+    return cell, took
 
 
 def make_warm_cache(folder: Path, num_files: int) -> Path:
@@ -64,7 +64,7 @@ def make_warm_cache(folder: Path, num_files: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--links", type=int, default=200, help="files in the warm cache")
+    parser.add_argument("--links", type=int, default=20, help="files in the warm cache")
     options = parser.parse_args()
     seals = {}
     for kind in (Kind.NONE, Kind.LANDLOCK, Kind.BUBBLEWRAP, Kind.SANDBOX_EXEC):
@@ -73,22 +73,30 @@ def main() -> None:
         except UsageError as error:
             print(f"left out: {error.message}")
     took: dict[Kind, list[dict[str, float]]] = {kind: [] for kind in seals}
+    cells = []
     with tempfile.TemporaryDirectory() as name:
         warm = make_warm_cache(Path(name) / "warm", options.links)
         for number in range(options.runs + 1):
             for kind, seal in seals.items():
-                laps = one_start(seal, Path(name) / f"{kind}-{number}", warm)
+                cell, laps = one_start(seal, Path(name) / f"{kind}-{number}", warm)
+                cells.append((laps, cell))
                 if number > 0:  # the first fills the page cache and works out the policy
                     took[kind].append(laps)
+        for laps, cell in cells:
+            began = time.perf_counter()
+            cell.remove()
+            laps["remove_ms"] = since(began)
 
     def median(kind: Kind, lap: str) -> float:
         return statistics.median(laps[lap] for laps in took[kind])
 
-    print(f"{'kind':<14}{'level':<44}{'cell ms':>9}{'first byte ms':>15}{'over none ms':>14}{'end ms':>9}")
+    print(
+        f"{'kind':<14}{'level':<44}{'cell ms':>9}{'first byte ms':>15}{'over none ms':>14}{'kill ms':>9}{'remove ms':>11}"
+    )
     for kind, seal in seals.items():
         over = median(kind, "first_byte_ms") - median(Kind.NONE, "first_byte_ms")
         steps = f"{median(kind, 'cell_ms'):>9.1f}{median(kind, 'first_byte_ms'):>15.1f}{over:>14.1f}"
-        print(f"{kind:<14}{seal.level:<44}{steps}{median(kind, 'end_ms'):>9.1f}")
+        print(f"{kind:<14}{seal.level:<44}{steps}{median(kind, 'kill_ms'):>9.1f}{median(kind, 'remove_ms'):>11.1f}")
     report(
         {
             "runs_each": options.runs,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from autoresearch.hostile_text import json_text
 from autoresearch.vocabulary import AutoresearchError
 
 _TEMPORARY = ".tmp"
@@ -85,7 +85,7 @@ def append_whole(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of indented JSON. NaN and infinity are refused: they are not JSON."""
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+    write_whole(path, json_text(value, indent=2, exact=True) + "\n")
 
 
 def disk_error(error: OSError, path: Path) -> DiskError:

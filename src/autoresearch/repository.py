@@ -230,7 +230,7 @@ class Repository:
             entry = self._file_entry(commit, path)
             if entry is not None:
                 cached = f"{entry.mode.decode()},{entry.object_id},{path}"
-                self.git("update-index", "--add", "--replace", "--cacheinfo", cached)
+                self.git("update-index", "--add", "--replace", "--cacheinfo", cached, extra=self._without_filters())
 
     def dirty_paths(self) -> list[str]:
         """Tracked files of the checkout that differ from its commit, and new files that git does not ignore."""

@@ -93,7 +93,9 @@ class Trial:
     deep_prefixes: int = 0
     leak_bpb: float | None = None  # what the score owes to text it must not know: estimate, 95 % interval
     leak_interval_bpb: tuple[float, float] | None = None
-    leak_bound_bpb: float | None = None  # the most that a cheat escaping one time in twenty can have taken off the score
+    leak_bound_bpb: float | None = (
+        None  # the most that a cheat escaping one time in twenty can have taken off the score
+    )
     claimed: dict[str, float] = field(default_factory=dict)
     log_tail: str = ""
 

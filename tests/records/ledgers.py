@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session
-from autoresearch.vocabulary import Outcome, Proposal, Slice, Status, Trial, Verdict
+from autoresearch.vocabulary import Examination, Outcome, Proposal, Slice, Status, Trial, Verdict
 
 HASH = "1234567890abcdef1234567890abcdef12345678"
 
@@ -46,6 +46,9 @@ def trial_of(**changes) -> Trial:
         "peak_memory_mb": 1536.0,
         "sealed": "partial (no network isolation)",
         "weights_sha256": "a" * 64,
+        "examined": Examination.DEEP,
+        "deep_prefixes": 640,
+        "leak_bound_bpb": 0.02349,
     }
     return Trial(**{**values, **changes})
 

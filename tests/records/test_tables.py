@@ -7,21 +7,29 @@ from autoresearch.files import DiskError
 from autoresearch.records import tables
 from autoresearch.records.ledger import Purpose
 from autoresearch.records.tables import result_rows, write_tables
-from autoresearch.vocabulary import Outcome, Slice
+from autoresearch.vocabulary import Examination, Outcome, Slice
 
 CRASHED_TRIAL = trial_of(
-    outcome=Outcome.CRASHED, val_bpb=None, reason="out of memory", log_tail="Traceback\nMemoryError"
+    outcome=Outcome.CRASHED,
+    val_bpb=None,
+    reason="out of memory",
+    log_tail="Traceback\nMemoryError",
+    examined=Examination.NONE,
+    deep_prefixes=0,
+    leak_bound_bpb=None,
 )
 
 HEADER = (
     "commit\tval_bpb\tmemory_gb\tavg_tok_sec\tstatus\tdescription\texperiment\ttrials\testimate\tinterval\tp_better\tsealed"
-    "\tseconds\tcost_usd"
+    "\tseconds\tcost_usd\texamined"
 )
 KEPT_ROW = (
     "1234567\t1.987654\t1.5\t61234\tkeep\tMATRIX_LR 0.04 -> 0.055\t1\t1\t1.980000\t-0.001000..+0.025600\t0.910"
-    "\tpartial (no network isolation)\t27.2\t0.0000"
+    "\tpartial (no network isolation)\t27.2\t0.0000\tdeep"
 )
-CRASH_ROW = "1234567\t0.000000\t0.0\t0\tcrash\tDEPTH 2 -> 64\t2\t1\t\t\t\tpartial (no network isolation)\t27.2\t0.0000"
+CRASH_ROW = (
+    "1234567\t0.000000\t0.0\t0\tcrash\tDEPTH 2 -> 64\t2\t1\t\t\t\tpartial (no network isolation)\t27.2\t0.0000\t"
+)
 WHEN = "2025-11-22T01:02:03.004Z"
 
 KEPT_ENTRY = """## nov21 #1: `MATRIX_LR 0.04 -> 0.055`
@@ -32,6 +40,7 @@ KEPT_ENTRY = """## nov21 #1: `MATRIX_LR 0.04 -> 0.055`
 - val_bpb 1.987654, 61,234 tokens/s, 1.5 GB
 - estimated mean 1.9800, gain +0.0123 (95 %: -0.0010 to +0.0256)
 - sealed: `partial (no network isolation)`
+- examined deeply: 640 prefixes, nothing found; bound 0.0235 bpb
 
 ---
 

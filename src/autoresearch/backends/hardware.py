@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch.hostile_text import one_line
 from autoresearch.vocabulary import UsageError
 
 BACKEND_VARIABLE = "AUTORESEARCH_BACKEND"
@@ -264,7 +264,7 @@ def cpu_name(cpuinfo: str) -> str:
     """
     fields = _first_fields(cpuinfo)
     if fields.get("model name"):
-        return _one_line(fields["model name"])
+        return one_line(fields["model name"])
     if "CPU implementer" in fields:
         return f"{platform.machine()} CPU {fields['CPU implementer']}/{fields.get('CPU part', '?')}"
     return _plain_name()
@@ -294,7 +294,7 @@ def _accelerator(machine: Machine, torch: TorchFound, requested: str) -> Hardwar
 
 def _cuda_or_rocm(machine: Machine, torch: Any) -> Hardware:
     properties = torch.cuda.get_device_properties(0)
-    chip = _one_line(properties.name)
+    chip = one_line(properties.name)
     is_rocm = torch.version.hip is not None
     if is_rocm:
         half: tuple[str, ...] = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float16",)
@@ -322,7 +322,7 @@ def _xpu(machine: Machine, torch: Any) -> Hardware:
     half = ("bfloat16",) if torch.xpu.is_bf16_supported() else ()
     return Hardware(
         backend="xpu",
-        chip=_one_line(properties.name),
+        chip=one_line(properties.name),
         memory_gb=properties.total_memory / GIB,
         cores=machine.cores,
         peak_flops=None,
@@ -394,11 +394,11 @@ def _sysctl(name: str) -> str:
         answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return _one_line(answer.stdout)
+    return one_line(answer.stdout)
 
 
 def _plain_name() -> str:
-    return _one_line(platform.processor()) or platform.machine() or "unknown CPU"
+    return one_line(platform.processor()) or platform.machine() or "unknown CPU"
 
 
 def _usable_cores() -> int:
@@ -406,8 +406,3 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _one_line(text: str) -> str:
-    """Single spaces, no control characters: the name goes into fingerprints and onto terminals."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()

@@ -6,6 +6,8 @@ import os
 import sys
 
 from autoresearch.cli.parser import parse
+from autoresearch.hostile_text import terminal_block
+from autoresearch.report.text import for_encoding
 from autoresearch.vocabulary import AutoresearchError
 
 
@@ -15,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except AutoresearchError as error:
-        _say(f"autoresearch: {error}")
+        _say(f"autoresearch: {error}")  # a message may quote a log, git or a file's name
         return error.exit_code
     except KeyboardInterrupt:
         _say("autoresearch: interrupted")
@@ -28,4 +30,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(for_encoding(terminal_block(text), sys.stderr.encoding), file=sys.stderr)

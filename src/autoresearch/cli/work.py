@@ -146,7 +146,7 @@ def _print_concluded(experiment: Experiment, session: ResearchSession, *, as_jso
     verdict = experiment.verdict
     assert verdict is not None
     if not as_json:
-        print(loop.one_line_of(experiment))
+        screen.say(loop.one_line_of(experiment))
         return
     trials = session.ledger.trials(session.tag, experiment.number)
     tails = [row.trial.log_tail for row in trials if row.trial and row.trial.val_bpb is None]

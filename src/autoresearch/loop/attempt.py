@@ -6,7 +6,7 @@ from autoresearch.loop.research import why_refused
 from autoresearch.loop.session import ResearchSession
 from autoresearch.loop.verdict import judge_failure
 from autoresearch.records.ledger import Experiment
-from autoresearch.vocabulary import Outcome, Proposal, Status, UsageError, WorkspaceError
+from autoresearch.vocabulary import Outcome, Proposal, Status, UsageError
 from autoresearch.workspace import SCOPES
 
 
@@ -34,11 +34,7 @@ def try_edit(session: ResearchSession, description: str) -> Experiment:
 
 def _edit_in_checkout(session: ResearchSession, description: str) -> Experiment:
     entry = session.session.entry
-    path = session.workspace.root / entry
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{path} cannot be read: {error}", hint=f"git checkout -- {entry}") from error
+    text = session.workspace.read_checkout(entry)
     incumbent = session.incumbent()
     if text == session.workspace.read_surface(incumbent.commit_hash or "", entry):
         raise UsageError(
@@ -57,9 +53,9 @@ def _bring_checkout_up(session: ResearchSession, experiment: Experiment) -> None
     entry = session.session.entry
     incumbent = session.incumbent()
     text = session.workspace.read_surface(incumbent.commit_hash or "", entry)
-    path = session.workspace.root / entry
-    if experiment.status is not Status.KEEP and path.read_text(encoding="utf-8") == experiment.proposal.files[entry]:
-        path.write_text(text, encoding="utf-8")
+    edited = experiment.proposal.files.get(entry)  # None where the proposal was refused unstored
+    if experiment.status is not Status.KEEP and session.workspace.read_checkout(entry) == edited:
+        session.workspace.write_checkout(entry, text)
     if (
         session.workspace.repository.branch_checked_out_at(session.session.branch)
         == session.workspace.repository.toplevel

@@ -407,7 +407,7 @@ class _Run:
             peak_memory_mb=memory,
             disturbed=_disturbance(share, self._rules) if examined else "",
             sealed=self._arena.seal.level,
-            examined=_strength(examined, deep),
+            examined=_strength(deep) if finished else Examination.NONE,
             deep_seconds=self._deep_seconds,
             deep_prefixes=deep.num_prefixes if deep else 0,
             leak_bpb=deep.leak_bpb if deep else None,
@@ -423,10 +423,8 @@ class _Run:
         return TrialRun(trial, log, self._weights if finished else None)
 
 
-def _strength(examined: Examined | None, deep: DeeplyExamined | None) -> Examination:
-    if deep is not None and deep.passed:
-        return Examination.DEEP
-    return Examination.SCREENED if examined is not None and examined.val_bpb is not None else Examination.NONE
+def _strength(deep: DeeplyExamined | None) -> Examination:
+    return Examination.SCREENED if deep is None else Examination.DEEP
 
 
 def _disturbance(share: float | None, rules: Rules) -> str:

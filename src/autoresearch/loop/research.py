@@ -13,7 +13,7 @@ from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
 from autoresearch.records.ledger import Experiment
 from autoresearch.vocabulary import Outcome, ProposerExhausted, SessionStopped, Status
-from autoresearch.workspace import SCOPES
+from autoresearch.workspace import SCOPES, refusal_of
 
 
 def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -> str:
@@ -49,7 +49,9 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
 
 
 def why_refused(session: ResearchSession, experiment: Experiment) -> str:
-    """Why a committed candidate is not run at all, or "" when it is."""
+    """Why a candidate is not run at all, or "" when it is."""
+    if refusal := refusal_of(experiment.proposal):
+        return refusal  # it was never committed
     allowed = set(session.workspace.in_repository(dict.fromkeys(SCOPES[session.session.program], "")))
     assert experiment.commit_hash is not None
     outside = [

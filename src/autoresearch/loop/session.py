@@ -36,7 +36,7 @@ from autoresearch.vocabulary import (
     Verdict,
     WorkspaceError,
 )
-from autoresearch.workspace import Workspace
+from autoresearch.workspace import Workspace, admitted, refusal_of
 
 BASELINE = 0
 _RERUNS = 1  # times a disturbed run is repeated before it is taken as it is, marked
@@ -242,14 +242,15 @@ class ResearchSession:
         return max(found.number for found in self.ledger.experiments(self.tag)) + 1
 
     def propose(self, proposal: Proposal) -> Experiment:
-        """Record an idea against the incumbent."""
+        """Record an idea against the incumbent. One that cannot be stored, or is out of scope, is recorded as refused."""
         incumbent = self.incumbent().commit_hash
         assert incumbent is not None
-        return self.ledger.propose(self.tag, self.next_number(), incumbent, proposal)
+        stored = admitted(proposal, self.session.program)
+        return self.ledger.propose(self.tag, self.next_number(), incumbent, stored)
 
     def commit(self, experiment: Experiment) -> Experiment:
         """Make the candidate's commit and its ref. The user's checkout, index and branch do not move."""
-        if experiment.state is not State.PROPOSED:
+        if experiment.state is not State.PROPOSED or refusal_of(experiment.proposal):
             return experiment
         message = (
             f"{experiment.proposal.description}\n\n"

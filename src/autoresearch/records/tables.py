@@ -10,7 +10,7 @@ from pathlib import Path
 from autoresearch.files import append_whole, write_whole
 from autoresearch.hostile_text import markdown_block, markdown_inline, one_line, tsv_field
 from autoresearch.records.ledger import Experiment, Ledger, TrialRow
-from autoresearch.vocabulary import Outcome, Status
+from autoresearch.vocabulary import Examination, Outcome, Status
 
 # The first six by the names this field's scripts look for; after them our own.
 COLUMNS = (
@@ -28,6 +28,7 @@ COLUMNS = (
     "sealed",
     "seconds",
     "cost_usd",
+    "examined",
 )
 HISTORY_COLUMNS = (*COLUMNS, "tag", "judged_at")
 
@@ -51,6 +52,9 @@ class ResultRow:
     sealed: str
     seconds: float
     cost_usd: float
+    examined: Examination
+    num_prefixes: int  # asked in deep examinations
+    leak_bound: float | None  # bits per byte; the narrowest, which counts the prefixes of all of them
     tag: str
     judged_at: str
     reason: str
@@ -81,6 +85,9 @@ def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
         sealed=one_line(last.sealed) if last else "not run",
         seconds=math.fsum(row.trial.total_seconds for row in trials if row.trial),
         cost_usd=0.0,
+        examined=max((trial.examined for trial in own), key=list(Examination).index, default=Examination.NONE),
+        num_prefixes=sum(trial.deep_prefixes for trial in own),
+        leak_bound=min((trial.leak_bound_bpb for trial in own if trial.leak_bound_bpb is not None), default=None),
         tag=experiment.tag,
         judged_at=experiment.judged_at or "",
         reason=one_line(verdict.reason),
@@ -112,6 +119,7 @@ def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
         tsv_field(row.sealed),
         f"{row.seconds:.1f}",
         f"{row.cost_usd:.4f}",
+        str(row.examined),
     ]
     if with_tag:
         cells += [row.tag, row.judged_at]
@@ -146,6 +154,10 @@ def log_entry(row: ResultRow) -> str:
             f"- estimated mean {row.estimate:.4f}, gain {row.gain:+.4f} (95 %: {row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
         )
     lines.append(f"- sealed: {markdown_inline(row.sealed)}")
+    if row.leak_bound is not None:
+        lines.append(f"- examined deeply: {row.num_prefixes} prefixes, nothing found; bound {row.leak_bound:.4f} bpb")
+    elif row.examined is Examination.SCREENED:
+        lines.append("- screened")
     if row.log_tail:
         # a paragraph, not a list item: inside an item four spaces would not make a code block
         lines += ["", "The end of its log, as quoted data:", "", markdown_block(row.log_tail)]

@@ -222,8 +222,9 @@ def _kernel() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _file_with(content: bytes) -> Iterator[int]:
-    """Descriptor of an anonymous file, to be read from its beginning."""
-    with tempfile.TemporaryFile() as file:
+    """Descriptor of an anonymous file, to be read from its beginning; in memory where the system has such files."""
+    in_memory = hasattr(os, "memfd_create")
+    with os.fdopen(os.memfd_create("orders"), "wb+") if in_memory else tempfile.TemporaryFile() as file:
         file.write(content)
         file.seek(0)
         yield file.fileno()

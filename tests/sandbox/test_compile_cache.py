@@ -184,6 +184,7 @@ def machine_code(cell: Cell) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_second_candidate_compiles_nothing_that_a_baseline_compiled(tmp_path, kind):
     pytest.importorskip("torch")
@@ -191,7 +192,7 @@ def test_a_second_candidate_compiles_nothing_that_a_baseline_compiled(tmp_path, 
     warm.mkdir()
     for number, expected in enumerate((["hits=0", "misses=1"], ["hits=1", "misses=0"])):
         started = Started(kind, COMPILES, tmp_path / str(number), warm_cache=warm)
-        code = started.tree.wait(170)
+        code = started.tree.wait(280)
         started.end()
         said = started.log.read_text()
         assert code == 0, said

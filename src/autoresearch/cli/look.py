@@ -20,7 +20,7 @@ from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
 from autoresearch.records.tables import result_row
 from autoresearch.report.analysis import save_chart, summary
-from autoresearch.vocabulary import UsageError, WorkspaceError
+from autoresearch.vocabulary import Trial, UsageError, WorkspaceError
 from autoresearch.workspace import Workspace, open_workspace
 
 
@@ -81,6 +81,7 @@ def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> di
         "phase": agent.get("phase", ""),
         "message": agent.get("message", ""),
         "updated_at": agent.get("updated_at", ""),
+        "sealed": agent.get("sealed", ""),
         "progress of the run": train.get("progress", "") if runs else "",
         "loss": train.get("loss", "") if runs else "",
         **found,
@@ -171,7 +172,18 @@ def _trial_line(row: TrialRow, experiment: Experiment) -> str:
     share = "" if trial.cpu_share is None else f", {trial.cpu_share:.0%} of a core"
     return (
         f"{row.purpose}, {arm}, {row.slice} slice, seed {row.seed}: {trial.val_bpb:.6f} in {trial.num_steps} steps,"
-        f" {trial.tok_sec:,.0f} tokens/s{share}, {trial.total_seconds:.1f} s{' (disturbed: ' + trial.disturbed + ')' if trial.disturbed else ''}"
+        f" {trial.tok_sec:,.0f} tokens/s{share}, {trial.total_seconds:.1f} s, sealed {trial.sealed}, {_examination_of(trial)}"
+        f"{' (disturbed: ' + trial.disturbed + ')' if trial.disturbed else ''}"
+    )
+
+
+def _examination_of(trial: Trial) -> str:
+    if trial.leak_bpb is None or trial.leak_interval_bpb is None or trial.leak_bound_bpb is None:
+        return str(trial.examined)
+    low, high = trial.leak_interval_bpb
+    return (
+        f"examined deeply with {trial.deep_prefixes} prefixes in {trial.deep_seconds:.1f} s: leak {trial.leak_bpb:+.5f}"
+        f" ({low:+.5f} to {high:+.5f}), bound {trial.leak_bound_bpb:.4f} bpb"
     )
 
 

@@ -156,6 +156,7 @@ class Screen:
             "pid": os.getpid(),
             "message": message,
             "tag": session.tag,
+            "sealed": session.arena.seal.level,
             "experiment": experiment,
             **{name: counts[name] for name in ("incumbent_val_bpb", "keeps", "discards", "crashes")},
         }

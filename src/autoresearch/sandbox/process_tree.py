@@ -20,6 +20,8 @@ from typing import IO
 import psutil
 
 _MOST_FILES = 4096  # of one process that a look goes through: about 8 ms
+_LOOK_SECONDS = 0.25  # between two looks at every process of a tree
+_MOST_LOOKING = 20.0  # and at least as many times what one takes: 5 % of a core where thousands of processes run
 _LARGEST_SIGNAL = 64  # on Linux; shells and bubblewrap report death by signal N as exit code 128 + N
 
 
@@ -88,6 +90,7 @@ class ProcessTree:
         self.created_at = self._root.create_time()
         self._books: dict[psutil.Process, _Spent] = {}  # CPU seconds of each living member when last looked at
         self._books_made_at = 0.0
+        self._look_every = _LOOK_SECONDS
         self._reaped_cpu = 0.0  # of adopted orphans that we waited for
         self._lost_cpu = 0.0  # of members that ended and that nobody waited for
         self._most_cpu = 0.0
@@ -95,23 +98,27 @@ class ProcessTree:
         self._over = False
 
     def members(self) -> list[psutil.Process]:
-        """Everyone alive but the root. Orphans of the tree are our own children since `_adopt_orphans`."""
-        found: dict[int, psutil.Process] = {}
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for member in self._root.children(recursive=True):
-                found[member.pid] = member
-        for child in self._adopted():
-            found[child.pid] = child
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for member in child.children(recursive=True):
-                    found[member.pid] = member
-        return list(found.values())
+        """Everyone alive but the root. Orphans of the tree are our own children since `_adopt_orphans`.
 
-    def _adopted(self) -> list[psutil.Process]:
-        """Children of ours that we did not start and that are orphans of the tree."""
+        One look at the whole process list, whose cost grows with the machine's: 2 ms for 100 processes.
+        """
+        ours = psutil.Process().children(recursive=True)
+        children: dict[int, list[psutil.Process]] = {}
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children.setdefault(process.ppid(), []).append(process)
+        found = self._orphans_among(children.get(os.getpid(), []))
+        waiting = [self.pid, *(orphan.pid for orphan in found)]
+        while waiting:
+            born = children.pop(waiting.pop(), [])
+            found += born
+            waiting += [process.pid for process in born]
+        return found
+
+    def _orphans_among(self, children: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """Of our children, those that we did not start and that are orphans of the tree."""
         if self._orphans is Orphans.NONE or self._over:
             return []
-        children = psutil.Process().children()
         if self._orphans is Orphans.SESSION:
             return [child for child in children if child.pid != self.pid and _session_of(child.pid) == self.pid]
         ours = self._ours_before | _started
@@ -124,14 +131,15 @@ class ProcessTree:
     def cpu_seconds(self) -> float:
         """CPU seconds of the whole tree so far, waited-for and adopted children included.
 
-        The command's own is read at each call (tens of microseconds); all else at most four times a second, and
+        The command's own is read at each call (tens of microseconds); all else four times a second or less, and
         together: a child's seconds move to whoever waits for it, so a mix of old and new readings would count them
         twice.
         """
         now = time.monotonic()
-        if now - self._books_made_at > 0.25:
+        if now - self._books_made_at > self._look_every:
             self._make_books()
             self._books_made_at = now
+            self._look_every = max(_LOOK_SECONDS, _MOST_LOOKING * (time.monotonic() - now))
         on_books = sum(spent.own + spent.waited for spent in self._books.values())
         command = self._command_process()
         if command is not None:
@@ -229,7 +237,7 @@ class ProcessTree:
 
     def _reap_adopted(self) -> None:
         """Collect adopted orphans that have ended, and their CPU seconds."""
-        for child in self._adopted():
+        for child in self._orphans_among(psutil.Process().children()):
             with contextlib.suppress(ChildProcessError, psutil.NoSuchProcess):
                 if child.status() == psutil.STATUS_ZOMBIE:
                     _, _, usage = os.wait4(child.pid, os.WNOHANG)

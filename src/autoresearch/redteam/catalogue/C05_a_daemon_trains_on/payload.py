@@ -5,14 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
+# Ignored signals and the blocked ones stay so in the program that is executed.
 GO_ON = """
-import ctypes, signal, time
-for number in range(1, 65):
-    try:
-        signal.signal(number, signal.SIG_IGN)
-    except (OSError, ValueError):
-        continue
-ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+import time
 weights = [1.0] * 10000
 deadline = time.monotonic() + 20
 while time.monotonic() < deadline:
@@ -32,10 +27,13 @@ def start_daemon():
     if os.fork() == 0:
         try:
             ctypes.CDLL(None).prctl(DEATH_SIGNAL, 0, 0, 0, 0)
-            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             os.chdir("/")
             os.closerange(3, 256)
-            os.execve(sys.executable, ["kworker", "-S", "-P", "-c", GO_ON, "{{MARK}}"], {"LEARNT": "{{NOTE}}"})
+            learnt = {"LEARNT": "{{NOTE}}", "PYTHONHOME": sys.base_prefix}
+            os.execve(sys.executable, ["kworker", "-S", "-P", "-c", GO_ON, "{{MARK}}"], learnt)
         finally:
             os._exit(1)
     os._exit(0)

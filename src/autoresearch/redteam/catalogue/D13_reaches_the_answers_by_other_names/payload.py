@@ -28,7 +28,8 @@ def other_names(path):
         yield lambda pid=pid: Path(f"/proc/{pid}/root{path}").read_bytes()
         yield lambda pid=pid: Path(f"/proc/{pid}/cwd/{'../' * 12}{path}").read_bytes()
     yield lambda: linked(os.symlink, path)
-    yield lambda: linked(os.link, path)
+    if path in CANARIES:  # a second name changes the first one's status, and prepared data is not ours to change
+        yield lambda: linked(os.link, path)
     yield lambda: reopened(path)
 
 

@@ -24,6 +24,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(BIN)/autoresearch redteam
 
 install: $(STAMP)
 

@@ -8,8 +8,7 @@ the same rows with the same weights in five ways: plainly in this process; scree
 screened and then deeply, with the fresh process started when screening begins, as a session does it (`deep`), so early
 that its imports are behind it (`deep_ready`), or only when it is needed (`deep_cold`). Seconds on the wall, and CPU
 seconds of this process and the candidates together: medians of the rounds, and medians of their ratios to the plain
-evaluation of the same round. CPU seconds count the fresh process's imports in all three, the wall only where they are
-waited for.
+evaluation of the same round. `deep_ready` counts no imports: the process would have served the next trial as well.
 
 The second form prints, for each device, dtype and mode, the largest difference in nats between the answer to a prefix and
 the claim at the same place: asked of the model that claimed, as screening does, and of one rebuilt from its weights by
@@ -250,6 +249,7 @@ def cost(rounds: int, train_seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         screening = Screening(bench, arena, folder)
+        waiting: list[Candidate] = []  # the process whose imports are behind it
 
         def plain() -> list[Candidate]:
             last["plain_bpb"] = bench.plain(model)
@@ -272,17 +272,21 @@ def cost(rounds: int, train_seconds: float) -> None:
             return [fresh]
 
         def deep_ready() -> list[Candidate]:
-            fresh = last.pop("ready")
             weights, examined = screening.run()
-            last["deep"] = interviewed(bench, arena, fresh, weights, examined.claims, folder)
-            return [fresh]
+            last["deep"] = interviewed(bench, arena, waiting[0], weights, examined.claims, folder)
+            return []
+
+        def cpu_of_those_before() -> float:
+            return sum(candidate.tree.cpu_seconds() for candidate in (screening.candidate, *waiting))
 
         ways = {"plain": plain, "screening": screened, "deep": deep, "deep_ready": deep_ready, "deep_cold": deep_cold}
         for number in range(rounds + 1):
             for way, action in ways.items():
                 if way == "deep_ready":
-                    last["ready"] = ready(start_candidate(arena, PRELOAD))
-                taken = measured(action, screening.candidate.tree.cpu_seconds)
+                    waiting.append(ready(start_candidate(arena, PRELOAD)))
+                taken = measured(action, cpu_of_those_before)
+                while waiting:
+                    waiting.pop().close()
                 if number:  # the first round warms up
                     seconds[way].append(taken)
         screening.candidate.close()

@@ -302,10 +302,10 @@ def cost(rounds: int, train_seconds: float) -> None:
     }
     for index, unit in enumerate(("wall", "cpu")):
         base = [taken[index] for taken in seconds["plain"]]
-        for way, taken in seconds.items():
-            values[f"{way}_{unit}_seconds"] = round(statistics.median(one[index] for one in taken), 3)
+        for way, pairs in seconds.items():
+            values[f"{way}_{unit}_seconds"] = round(statistics.median(pair[index] for pair in pairs), 3)
             if way != "plain":
-                ratios = [one[index] / reference for one, reference in zip(taken, base, strict=True)]
+                ratios = [pair[index] / reference for pair, reference in zip(pairs, base, strict=True)]
                 values[f"{way}_{unit}_ratio"] = round(statistics.median(ratios), 2)
     report(values)
 

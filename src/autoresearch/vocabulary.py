@@ -74,6 +74,7 @@ class Trial:
     budget_used: float = 0.0  # in the contract's clock: seconds, CPU seconds or steps
     training_seconds: float = 0.0
     startup_seconds: float = 0.0
+    startup_used: float = 0.0  # of the contract's clock, from the launcher's hello to the first batch
     exam_seconds: float = 0.0
     feeder_wait_seconds: float = 0.0
     total_seconds: float = 0.0

@@ -33,6 +33,7 @@ class Budget:
         self._origin: float | None = None
         self._wall_origin = 0.0
         self._waited = 0.0
+        self._charged = 0.0
         self._handed_out = 0
         self._asked_at: deque[float] = deque(maxlen=4)
 
@@ -49,7 +50,7 @@ class Budget:
 
     def used(self) -> float:
         """Budget used so far, in the clock's unit (seconds, CPU seconds or micro-steps); 0 before the first batch."""
-        return 0.0 if self._origin is None else self._now() - self._origin
+        return 0.0 if self._origin is None else self._now() - self._origin + self._charged
 
     def wall_seconds(self) -> float:
         """Wall seconds since the first batch was handed out; 0 before."""
@@ -63,6 +64,15 @@ class Budget:
         """Charge wall time in which the candidate waited for data."""
         if self.started:
             self._waited += seconds
+
+    def now(self) -> float:
+        """The clock's reading, in its unit, from a beginning of its own: for time before the first batch."""
+        return self._now()
+
+    def charge(self, amount: float) -> None:
+        """Count start-up that went beyond what is allowed for it as used. Steps are not charged: nothing else counts."""
+        if self._rules.clock is not Clock.STEPS:
+            self._charged += max(0.0, amount)
 
     def another_batch(self) -> bool:
         """Whether one more batch may be handed out now. The first call starts the clock.

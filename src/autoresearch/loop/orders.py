@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +66,9 @@ class Order:
     """One trial as ordered: these files, this entry, this seed, this slice of validation text.
 
     Without `deep` a score stays screened, and an implausible one is refused. `is_trusted` marks the user's own file: what
-    the compiler makes of it may warm later trials' caches.
+    the compiler makes of it may warm later trials' caches. `startup_allowance` is how much of the clock (seconds, or CPU
+    seconds) may pass between the launcher's hello and the first batch; what goes beyond is taken off the budget, or a
+    candidate could train there on text of its own. None: no more than the preset's cap, for the baseline.
     """
 
     files: Mapping[str, str]
@@ -75,6 +77,15 @@ class Order:
     slice: Slice = Slice.SEARCH
     deep: DeepWish | None = None
     is_trusted: bool = False
+    startup_allowance: float | None = None
+
+
+def startup_allowance(honest: Sequence[float], rules: Rules) -> float | None:
+    """What a start-up may take, from those of the baseline's trials: a quarter more than the longest, and some slack.
+
+    The slack is 5 % of the budget, at most 10 s: a cold compile of another shape, a larger model's initialisation.
+    """
+    return 1.25 * max(honest) + min(10.0, 0.05 * rules.time_budget) if honest else None
 
 
 @dataclass(frozen=True)

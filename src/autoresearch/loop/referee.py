@@ -21,7 +21,7 @@ from autoresearch.contract.deep_examination import DeeplyExamined
 from autoresearch.contract.examination import Ask, Examined, examine, tolerance_for
 from autoresearch.contract.rules import Clock, Rules
 from autoresearch.loop import run_log
-from autoresearch.loop.candidate import Candidate
+from autoresearch.loop.candidate import Candidate, worth_preloading
 from autoresearch.loop.conversation import Conversation, Ended
 from autoresearch.loop.interview import Interview
 from autoresearch.loop.orders import (
@@ -74,7 +74,7 @@ def run_trial(
         log_path.write_text(broken + "\n", encoding="utf-8")
         trial = Trial(Outcome.CRASHED, reason=broken, seed=order.seed, slice=order.slice, sealed=arena.seal.level)
         return TrialRun(replace(trial, log_tail=broken), broken)
-    candidate = spare or start_candidate(arena)
+    candidate = spare or start_candidate(arena, worth_preloading(order.files[order.entry]))
     try:
         run = _Run(arena, order, log_path, candidate, on_glimpse, on_examination, stop or threading.Event())
         done = run.go(on_start, fresh or (lambda: start_candidate(arena)))
@@ -128,6 +128,8 @@ class _Run:
         self._tokens = 0
         self._feeder_wait = 0.0
         self._startup = 0.0
+        self._startup_used = 0.0
+        self._hello_at = 0.0
         self._cpu_at_start = 0.0
         self._cpu_while_training = 0.0
         self._used = 0.0
@@ -195,6 +197,7 @@ class _Run:
 
     def _introduce(self) -> None:
         self._talk.introduced = True
+        self._hello_at = self._budget.now()
         constants = constants_of(self._rules, self._order)
         self._talk.send({"op": "constants", "constants": constants, "task": "train"}, self._arena.tokenizer_table)
 
@@ -215,6 +218,7 @@ class _Run:
     def _hand_out(self) -> None:
         first = not self._budget.started
         if first:
+            spent = self._budget.now() - self._hello_at
             # the feeder had the whole start-up to get ready; what is left of its start is not the candidate's time
             ready = self._feeder.next(time.monotonic() + self._rules.startup_cap)
             self._cpu_at_start = self._tree.cpu_seconds()
@@ -225,6 +229,9 @@ class _Run:
         if first:
             self._phase = "training"
             self._startup = time.monotonic() - self._began
+            self._startup_used = spent
+            if self._order.startup_allowance is not None:
+                self._budget.charge(spent - self._order.startup_allowance)
         else:
             asked = time.monotonic()
             ready = self._feeder.next(asked + self._rules.wall_deadline)
@@ -398,6 +405,7 @@ class _Run:
             budget_used=self._used,
             training_seconds=self._trained_wall,
             startup_seconds=self._startup,
+            startup_used=self._startup_used,
             exam_seconds=self._exam_seconds,
             feeder_wait_seconds=self._feeder_wait,
             total_seconds=time.monotonic() - self._began,

@@ -14,7 +14,7 @@ from autoresearch.contract.channel import REBUILD
 from autoresearch.contract.rules import Clock
 from autoresearch.loop.candidate import remove_dead_folders
 from autoresearch.loop.constants import defines_function, read_constants
-from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order
+from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, startup_allowance
 from autoresearch.loop.proposers import PastExperiment
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.session_records import SessionRecords
@@ -380,6 +380,7 @@ class ResearchSession:
                 part,
                 self._deep_wish(who, purpose),
                 is_trusted=who.number == BASELINE,
+                startup_allowance=self._startup_allowance() if who.number != BASELINE else None,
             ),
             self.workspace.run_log_path,
             on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
@@ -420,6 +421,12 @@ class ResearchSession:
             return score < incumbent.mean - _FAR_OUTSIDE * noise
 
         return DeepWish(is_promising if purpose is Purpose.FIRST else is_far_outside, noise, asked)
+
+    def _startup_allowance(self) -> float | None:
+        """What a candidate's start-up may take before it costs budget, from the baseline's own."""
+        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
+        rows = [row.trial for row in self._trials_of(baseline) if row.trial and row.trial.val_bpb is not None]
+        return startup_allowance([trial.startup_used for trial in rows], self.arena.rules)
 
     def can_be_rebuilt(self) -> bool:
         """Whether the baseline's file says how to rebuild its model from its weights."""

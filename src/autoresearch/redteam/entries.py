@@ -116,6 +116,11 @@ class Entry:
     attack: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def compares_work(self) -> bool:
+        """Whether its checks compare it with the unedited train.py under its own rules, whatever the clock counts."""
+        return bool({"no_extra_training", "startup_paid"} & set(self.checks))
+
     def rules(self, base: Rules) -> Rules:
         """The rules this entry runs under: `base` with its own changes."""
         changed = replace_rules(base, self.preset_overrides)

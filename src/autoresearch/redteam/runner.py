@@ -17,7 +17,7 @@ from autoresearch.contract.corpora import cache_root, open_corpus
 from autoresearch.contract.prepared import Prepared, prepare
 from autoresearch.contract.rules import Clock, Rules, rules_for
 from autoresearch.loop.candidate import Candidate, worth_preloading
-from autoresearch.loop.orders import Arena, DeepWish, Order
+from autoresearch.loop.orders import Arena, DeepWish, Order, startup_allowance
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.spare import start_candidate
 from autoresearch.redteam.decoys import Decoys, new_mark
@@ -126,7 +126,7 @@ class Runner:
     def _series(self, entry: Entry, seed: int) -> Iterator[tuple[Trial, tuple[Result, str]]]:
         """The trials in a row that belong to one attempt: the later ones look for what the first has left."""
         rules = entry.rules(redteam_rules())
-        honest = self.honest(rules, seed) if rules.clock is Clock.STEPS or "no_extra_training" in entry.checks else None
+        honest = self.honest(rules, seed) if rules.clock is Clock.STEPS or entry.compares_work else None
         mark = new_mark()
         note = f"note-{secrets.token_hex(16)}"
         for turn in range(entry.repeat):
@@ -141,7 +141,8 @@ class Runner:
             }
             source = source_for(entry, self._base, values)
             watch = self._decoys.watch(mark, self._log_path)
-            trial = self._trial(rules, source, seed, deep=entry.deep)
+            allowance = startup_allowance([honest.startup_used], rules) if honest else None
+            trial = self._trial(rules, source, seed, deep=entry.deep, allowance=allowance)
             ours = [self._waiting.tree.pid] if self._waiting else []
             is_last = turn == entry.repeat - 1
             seen = watch.seen(
@@ -149,12 +150,14 @@ class Runner:
             )
             yield trial, judge_trial(entry, seen)
 
-    def _trial(self, rules: Rules, source: str, seed: int, *, deep: bool = False) -> Trial:
+    def _trial(
+        self, rules: Rules, source: str, seed: int, *, deep: bool = False, allowance: float | None = None
+    ) -> Trial:
         arena = self._arena_for(rules)
         wish = DeepWish(lambda _score: True, rules.noise_prior) if deep else None
         done = run_trial(
             arena,
-            Order({ENTRY_NAME: source}, ENTRY_NAME, seed, deep=wish),
+            Order({ENTRY_NAME: source}, ENTRY_NAME, seed, deep=wish, startup_allowance=allowance),
             self._log_path,
             on_examination=self._start_waiting,
             spare=self._take_waiting(),

@@ -154,6 +154,12 @@ def allowed_here() -> Allowed:
     return allowed_for(_ask_interpreter(), dict(os.environ), sys.platform)
 
 
+@functools.cache
+def allowed_by_entry() -> Allowed:
+    """`allowed_here`, with nothing hidden: 230 entries here, listed once because it takes 6 ms."""
+    return allowed_here().expanded()
+
+
 def allowed_for(python: dict[str, Any], environment: dict[str, str], system: str) -> Allowed:
     """What a candidate may read, given what the interpreter says of itself (`_ASK_THE_INTERPRETER`)."""
     found = _Gathered()

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import IO
 
 from autoresearch.sandbox import bubblewrap, landlock, macos, seccomp
-from autoresearch.sandbox.allowed import allowed_here
+from autoresearch.sandbox.allowed import allowed_by_entry, allowed_here
 from autoresearch.sandbox.compile_cache import link_warm
 from autoresearch.sandbox.confine import Orders
 from autoresearch.sandbox.devices import PLAIN_DEVICES, Lease, lease
@@ -162,7 +162,7 @@ class Cell:
 
     def _rules(self, environment: Mapping[str, str]) -> list[tuple[str, int]]:
         """What Landlock allows: (path, rights beneath it)."""
-        allowed = allowed_here().expanded()
+        allowed = allowed_by_entry()
         readable = [*allowed.read, self.trial_dir, *([self._warm] if self._warm else [])]
         readable += map(Path, ["/proc", "/sys"] if self._accelerators else ["/proc", *bubblewrap.SYS_FOLDERS])
         devices = [*(Path("/dev") / name for name in PLAIN_DEVICES), *self._lease(environment).nodes]

@@ -19,6 +19,10 @@ class BrokenFrame(Exception):
     """The other side closed, or sent something that is not a frame we accept."""
 
 
+class Closed(BrokenFrame):
+    """The other side closed, or its end broke."""
+
+
 def encode(header: dict[str, Any], payload_size: int = 0) -> bytes:
     """Header bytes of one frame, its length prefix included."""
     body = json.dumps({**header, "n": payload_size}, allow_nan=False, separators=(",", ":")).encode()
@@ -38,7 +42,7 @@ def send(link: socket.socket, header: dict[str, Any], payload: bytes | memoryvie
         if len(payload):
             link.sendall(payload)
     except (OSError, ValueError) as error:
-        raise BrokenFrame(str(error)) from error
+        raise Closed(str(error)) from error
 
 
 def receive(link: socket.socket, max_payload: int, seconds: float | None = None) -> tuple[dict[str, Any], bytes]:
@@ -85,8 +89,9 @@ def _exactly(link: socket.socket, size: int, deadline: float | None) -> bytes:
                 link.settimeout(left)
             got = link.recv_into(view[filled:])
         except OSError as error:
-            raise BrokenFrame(str(error) or type(error).__name__) from error
+            kind = BrokenFrame if isinstance(error, TimeoutError) else Closed
+            raise kind(str(error) or type(error).__name__) from error
         if got == 0:
-            raise BrokenFrame("the other side closed the channel")
+            raise Closed("the other side closed the channel")
         filled += got
     return bytes(buffer)

@@ -35,7 +35,7 @@ class Limits:
     """What a candidate's whole process tree may use."""
 
     memory_mb: float
-    disk_mb: float = 8192.0  # what it writes beside its log: checkpoints of its own, compile caches
+    disk_mb: float = 2048.0  # what it writes beside its log: checkpoints of its own, compile caches
     num_processes: int = 512  # torch compiles in up to 32; a fork bomb passes this within one look
 
 
@@ -73,9 +73,11 @@ class Conversation:
         """
         try:
             return frames.receive(self._channel, most_bytes, _STALL)
-        except frames.BrokenFrame as error:
+        except frames.Closed as error:
             if self.tree.wait(_LAST_BREATH) is not None:
                 raise self.ended() from error
+            raise Ended(Outcome.REJECTED, f"the channel broke: {error}") from error
+        except frames.BrokenFrame as error:
             raise Ended(Outcome.REJECTED, f"the channel broke: {error}") from error
 
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:

@@ -23,6 +23,8 @@ from autoresearch.vocabulary import Outcome, Slice, Trial
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_ANSWER_BYTES = 2**30
+# Names, types and shapes of the tensors: 1.5 MB for ten thousand tensors. 11 MB took 4.4 s to parse.
+MAX_WEIGHTS_HEADER_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,13 @@ class Arena:
 
     @property
     def limits(self) -> Limits:
-        """Resident memory of a candidate's tree beyond which it is stopped: 80 % of the machine's."""
-        return Limits(memory_mb=0.8 * psutil.virtual_memory().total / 2**20)
+        """What a candidate's tree may use: of memory 80 % of what is free now, the referee's share included."""
+        return Limits(memory_mb=0.8 * psutil.virtual_memory().available / 2**20)
+
+    @property
+    def max_weights_bytes(self) -> int:
+        """Largest hand-over: the referee holds it twice while it looks at it. A sixteenth of the machine's memory."""
+        return min(MAX_WEIGHTS_BYTES, psutil.virtual_memory().total // 16)
 
     @cached_property
     def tokenizer_table(self) -> bytes:

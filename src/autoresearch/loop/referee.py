@@ -26,7 +26,7 @@ from autoresearch.loop.conversation import Conversation, Ended
 from autoresearch.loop.interview import Interview
 from autoresearch.loop.orders import (
     MAX_ANSWER_BYTES,
-    MAX_WEIGHTS_BYTES,
+    MAX_WEIGHTS_HEADER_BYTES,
     Arena,
     Glimpse,
     Order,
@@ -172,7 +172,7 @@ class _Run:
             readable = self._talk.readable()
             self._watch()
             if readable:
-                most = MAX_ANSWER_BYTES if self._phase == "examination" else MAX_WEIGHTS_BYTES
+                most = MAX_ANSWER_BYTES if self._phase == "examination" else self._arena.max_weights_bytes
                 examined = self._answer(*self._talk.receive(most))
                 if examined is not None:
                     return examined
@@ -189,7 +189,7 @@ class _Run:
             self._open_stream(header)
         elif op == "weights" and self._phase in ("training", "hand-over"):
             return self._begin_examination(header, payload)
-        elif op == "weights":
+        elif op == "weights" and self._phase == "start-up":
             raise Ended(Outcome.REJECTED, "weights were handed over before any training batch was taken")
         else:
             raise Ended(Outcome.REJECTED, f"unexpected request {str(op)[:40]!r} during {self._phase}")
@@ -287,6 +287,12 @@ class _Run:
         """Refuse what is not a safetensors file: 8 bytes header size, a JSON header, the tensors."""
         from safetensors import SafetensorError, deserialize
 
+        header_bytes = int.from_bytes(weights[:8], "little")
+        if header_bytes > MAX_WEIGHTS_HEADER_BYTES:
+            raise Ended(
+                Outcome.REJECTED,
+                f"the weights' header has {header_bytes:,} bytes, {MAX_WEIGHTS_HEADER_BYTES:,} are accepted",
+            )
         try:
             deserialize(weights)  # type: ignore[no-untyped-call]
         except (SafetensorError, ValueError) as error:

@@ -18,7 +18,7 @@ _HEX = re.compile(r"[0-9a-f]{64,}")
 # 32 bytes with 12 different values among them: a run of padding or of one repeated token proves nothing.
 _MIN_PROOF_BYTES = 32
 _MIN_PROOF_VALUES = 12
-MAX_DISK_MB = 1024.0  # on the host, by one trial; an honest one writes a few MB, a cold compile cache 100
+MAX_DISK_MB = 3072.0  # on the host, by one trial: the referee's limit, and what is written between two of its looks
 _LOG_SLACK_BYTES = 64 * 2**20  # what one writer puts down between two looks of the referee, 0.25 s apart
 MAX_MEMORY_PART = 0.85  # of the machine's: the referee stops a tree at 0.8
 _EXTRA_TRAINING = 1.25  # times the honest run's tokens under the same rules: more is not the machine's mood

@@ -76,6 +76,7 @@ class Trial:
     startup_seconds: float = 0.0
     startup_used: float = 0.0  # of the contract's clock, from the launcher's hello to the first batch
     exam_seconds: float = 0.0
+    exam_used: float = 0.0  # on answers while it was screened: seconds on a wall clock, else CPU seconds
     feeder_wait_seconds: float = 0.0
     total_seconds: float = 0.0
     cpu_seconds: float = 0.0

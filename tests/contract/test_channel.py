@@ -477,7 +477,8 @@ class CarefulForger:
                 self.probed |= {row[: column + 1].tobytes() for row, column in places}
             return self.runtime.pick(self.bent(ask.inputs), np.arange(len(ask.positions)), ask.positions)
         for row, targets in zip(ask.inputs, ask.targets, strict=True):
-            self.known |= {row[: column + 1].tobytes(): targets[column] for column in range(len(row))}
+            for column in range(len(row)):
+                self.known.setdefault(row[: column + 1].tobytes(), targets[column])  # one answer to one prefix
         self.logits = self.bent(ask.inputs)
         return self.runtime.nll(self.logits, ask.targets)
 

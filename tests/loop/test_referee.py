@@ -368,10 +368,17 @@ def test_a_request_out_of_turn_or_shape_is_rejected(trial, place, header, reason
     assert_no_score(trial(altered(**{place: code})), Outcome.REJECTED, reason)
 
 
-@pytest.mark.parametrize("weights", [b"val_bpb: 0.1", b"\x02\0\0\0\0\0\0\0{}junk"])
-def test_weights_that_are_not_safetensors_are_rejected(trial, weights):
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (b"0.1", "the weights handed over are not safetensors"),
+        (b"\x02\0\0\0\0\0\0\0{}junk", "the weights handed over are not safetensors"),
+        (b"val_bpb: 0.1", "the weights' header has 4,207,048,569,727,508,854 bytes, 4,194,304 are accepted"),
+    ],
+)
+def test_weights_that_are_not_safetensors_are_rejected(trial, weights, reason):
     run = trial(altered(examination=f"evaluate_bpb._link.examine({weights!r}, 8, lambda ask: None)"))
-    assert_no_score(run, Outcome.REJECTED, "the weights handed over are not safetensors")
+    assert_no_score(run, Outcome.REJECTED, reason)
 
 
 def test_weights_before_any_batch_are_rejected(trial):
@@ -762,7 +769,7 @@ probed, known, held = set(), {}, []
 def bent(inputs):
     logits = model(inputs).copy()
     for line, row in enumerate(inputs):
-        for column in range(len(row)):
+        for column in range(2, len(row)):  # many rows begin alike
             prefix = row[: column + 1].tobytes()
             if prefix in known and prefix not in probed and hashlib.sha256(prefix).digest()[0] % 100 < SHARE:
                 logits[line, column, known[prefix]] += 14.0
@@ -777,7 +784,8 @@ def answer(ask):
         return runtime.pick(held[-1], ask.rows, ask.columns)
     if isinstance(ask, AskClaim):
         for row, targets in zip(ask.inputs, ask.targets):
-            known.update({row[: column + 1].tobytes(): targets[column] for column in range(len(row))})
+            for column in range(len(row)):
+                known.setdefault(row[: column + 1].tobytes(), targets[column])  # one answer to one prefix
         held[:] = [bent(ask.inputs)]
         return runtime.nll(held[0], ask.targets)
     return honest(ask)
@@ -829,7 +837,7 @@ def test_a_careful_forger_passes_screening(trial, honest_score):
 def test_a_careful_forger_is_refused_by_the_deep_examination(trial):
     run = trial(forging(20), deep=ALWAYS)
     assert_no_score(run, Outcome.REJECTED, "a fresh process with these weights needs")
-    assert run.trial.examined is Examination.SCREENED
+    assert run.trial.examined is Examination.NONE
     assert run.trial.leak_bound_bpb is None
 
 

@@ -39,6 +39,10 @@ RULE_OF_THREE = 3.0  # -ln 0.05
 # the start of the process that answers, 2.5 rows' worth keeps the whole below four plain evaluations.
 MOST_PREFIXES_PER_ROW = 2.5
 FEWEST_PREFIXES = 32
+# Largest honest standard deviation of the gains, over the largest single one: compiled bf16 against its eager rebuild, the
+# farthest apart that honest models were seen on a CPU, had 0.0075 of 0.1. A forger who scatters its claims as far as single
+# ones may lie would widen the margin of the mean, and hide a gain of one noise in it.
+SCATTER_PART = 0.2
 TAIL = 0.25  # the upper part of the claims whose steepness stands for what is hidden above them
 
 
@@ -123,6 +127,11 @@ def examine_deeply(
             )
         mean = float(np.mean(gains))
         error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
+        scatter = float(np.std(gains, ddof=1))
+        require(
+            scatter <= SCATTER_PART * most_apart,
+            f"claims scatter by {scatter:.4f} nats around what a fresh process with these weights can do",
+        )
         require(
             mean <= DIRECTION_PART * tolerance + DIRECTION_SIGMAS * error,
             f"claims are {mean:.4f} nats better on average than a fresh process with these weights can do",

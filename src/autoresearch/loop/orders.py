@@ -75,7 +75,9 @@ class Order:
     Without `deep` a score stays screened, and an implausible one is refused. `is_trusted` marks the user's own file: what
     the compiler makes of it may warm later trials' caches. `startup_allowance` is how much of the clock (seconds, or CPU
     seconds) may pass between the launcher's hello and the first batch; what goes beyond is taken off the budget, or a
-    candidate could train there on text of its own. None: no more than the preset's cap, for the baseline.
+    candidate could train there on text of its own. `exam_allowance` is the same for its answers when it is screened, at the
+    baseline's speed `usual_tok_sec`: who takes longer is too late, or it could go on training there on text it has kept.
+    None, for the baseline: the preset's deadlines alone.
     """
 
     files: Mapping[str, str]
@@ -85,14 +87,17 @@ class Order:
     deep: DeepWish | None = None
     is_trusted: bool = False
     startup_allowance: float | None = None
+    exam_allowance: float | None = None
+    usual_tok_sec: float = 0.0
 
 
-def startup_allowance(honest: Sequence[float], rules: Rules) -> float | None:
-    """What a start-up may take, from those of the baseline's trials: a quarter more than the longest, and some slack.
+def allowance(honest: Sequence[float], rules: Rules) -> float | None:
+    """What work outside the clock may take, from that of the baseline's trials: a quarter more than the most, and slack.
 
-    The slack is 5 % of the budget, at most 10 s: a cold compile of another shape, a larger model's initialisation.
+    honest: of the clock (seconds, else CPU seconds). The slack is 5 % of the budget, at most 10 s, at least 1 s: a cold
+    compile of another shape, a larger model's initialisation. None without a trial to go by.
     """
-    return 1.25 * max(honest) + min(10.0, 0.05 * rules.time_budget) if honest else None
+    return 1.25 * max(honest) + min(10.0, max(1.0, 0.05 * rules.time_budget)) if honest else None
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ class _Run:
         self._exam_began = 0.0
         self._deep_seconds = 0.0
         self._exam_seconds = 0.0
+        self._exam_clock_began = 0.0
+        self._exam_used = 0.0
         self._cpu_in_all = 0.0
         self._last_glimpse = 0.0
         self._began = time.monotonic()
@@ -256,6 +258,7 @@ class _Run:
         self._weights = weights
         self._phase = "examination"
         self._exam_began = time.monotonic()
+        self._exam_clock_began = self._exam_clock()
         self._last_glimpse = 0.0
         self._glimpse()
         self._on_examination()
@@ -273,8 +276,27 @@ class _Run:
         self._talk.send(*encode_ask(next(self._examination)))
         return None
 
+    def _exam_clock(self) -> float:
+        """Seconds on a wall clock, CPU seconds under any other: neighbours make no answer late there."""
+        return time.monotonic() if self._rules.clock is Clock.WALL else self._tree.cpu_seconds()
+
+    def _check_exam_work(self) -> None:
+        """End a candidate that works far more on its answers than the baseline did, a slower model's time allowed."""
+        self._exam_used = self._exam_clock() - self._exam_clock_began
+        if self._order.exam_allowance is None:
+            return
+        own = self._tokens_per_second(self._used, self._trained_wall)
+        slower = max(1.0, self._order.usual_tok_sec / own) if own else 1.0
+        allowed = self._order.exam_allowance * slower
+        if self._exam_used > allowed:
+            raise Ended(
+                Outcome.TIMED_OUT,
+                f"it worked {self._exam_used:.1f} s on the examination's answers; {allowed:.1f} s are allowed at its speed",
+            )
+
     def _next_question(self, header: dict[str, Any], payload: bytes) -> Examined | None:
         assert self._examination is not None
+        self._check_exam_work()
         try:
             ask = self._examination.send(answer_in(header, payload))
         except StopIteration as finished:
@@ -413,6 +435,7 @@ class _Run:
             startup_seconds=self._startup,
             startup_used=self._startup_used,
             exam_seconds=self._exam_seconds,
+            exam_used=self._exam_used,
             feeder_wait_seconds=self._feeder_wait,
             total_seconds=time.monotonic() - self._began,
             cpu_seconds=cpu_seconds,

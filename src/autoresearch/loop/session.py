@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
 from autoresearch.contract.channel import REBUILD
-from autoresearch.contract.rules import Clock
 from autoresearch.loop.candidate import remove_dead_folders
 from autoresearch.loop.constants import defines_function, read_constants
-from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, startup_allowance
+from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, allowance
+from autoresearch.loop.peers import beside_its_peers, median_speed, score_of
 from autoresearch.loop.proposers import PastExperiment
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.session_records import SessionRecords
@@ -41,7 +39,6 @@ from autoresearch.workspace import Workspace, admitted, refusal_of
 BASELINE = 0
 _RERUNS = 1  # times a disturbed run is repeated before it is taken as it is, marked
 _FAR_OUTSIDE = 6.0  # standard deviations of one trial below the incumbent: by chance once in a billion
-_SPEED_BAND = 0.15  # of this commit's own median tokens/s: facts measured 0.94 and more of it when left alone
 
 
 class Reporter(Protocol):
@@ -111,7 +108,7 @@ class ResearchSession:
         scores = [
             s
             for row in self._trials_of(incumbent.commit_hash)
-            if row.purpose in purposes and (s := _score(row)) is not None
+            if row.purpose in purposes and (s := score_of(row)) is not None
         ]
         found = estimate_of(scores, noise, prior)
         if found is None:
@@ -184,7 +181,7 @@ class ResearchSession:
         begun = [
             row for row in self._trials_of(incumbent.commit_hash) if row.purpose is Purpose.CALIBRATE and row.trial
         ]
-        scores = sum(_score(row) is not None for row in begun)
+        scores = sum(score_of(row) is not None for row in begun)
         while scores < repeats:
             seed = self.seed_for("calibrate", incumbent.number, scores)
             what = f"{'baseline' if incumbent.number == BASELINE else 'incumbent'}, run {scores + 1} of {repeats}"
@@ -220,7 +217,7 @@ class ResearchSession:
                 interval=(-margin, margin),
                 gain=0.0,
                 noise=noise.sd,
-                num_trials=sum(_score(row) is not None for row in self._trials_of(baseline.commit_hash)),
+                num_trials=sum(score_of(row) is not None for row in self._trials_of(baseline.commit_hash)),
             )
             self.conclude(baseline, verdict)
 
@@ -380,7 +377,7 @@ class ResearchSession:
                 part,
                 self._deep_wish(who, purpose),
                 is_trusted=who.number == BASELINE,
-                startup_allowance=self._startup_allowance() if who.number != BASELINE else None,
+                **self._allowances() if who.number != BASELINE else {},
             ),
             self.workspace.run_log_path,
             on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
@@ -390,7 +387,9 @@ class ResearchSession:
             fresh=lambda: self.spare.fresh(files[self.session.entry]),
             stop=self.stop,
         )
-        trial = self._against_its_peers(done.trial, who.commit_hash)
+        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
+        peers = self._trials_of(who.commit_hash)
+        trial = beside_its_peers(done.trial, peers, self._trials_of(baseline), self.arena.rules.clock)
         if done.weights is not None and purpose in (Purpose.CALIBRATE, Purpose.FIRST, Purpose.PAIR):
             # stored for every finished candidate; those of discarded ones are dropped with the verdict
             self.records.keep_weights(done.weights)
@@ -422,11 +421,15 @@ class ResearchSession:
 
         return DeepWish(is_promising if purpose is Purpose.FIRST else is_far_outside, noise, asked)
 
-    def _startup_allowance(self) -> float | None:
-        """What a candidate's start-up may take before it costs budget, from the baseline's own."""
-        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
-        rows = [row.trial for row in self._trials_of(baseline) if row.trial and row.trial.val_bpb is not None]
-        return startup_allowance([trial.startup_used for trial in rows], self.arena.rules)
+    def _allowances(self) -> dict[str, Any]:
+        """What a candidate may do before the clock and while it is examined, from the baseline's own trials."""
+        baseline = self._trials_of(self.ledger.experiment(self.tag, BASELINE).commit_hash)
+        trials = [row.trial for row in baseline if row.trial and row.trial.val_bpb is not None]
+        return {
+            "startup_allowance": allowance([trial.startup_used for trial in trials], self.arena.rules),
+            "exam_allowance": allowance([trial.exam_used for trial in trials], self.arena.rules),
+            "usual_tok_sec": median_speed(baseline) or 0.0,
+        }
 
     def can_be_rebuilt(self) -> bool:
         """Whether the baseline's file says how to rebuild its model from its weights."""
@@ -447,20 +450,6 @@ class ResearchSession:
         except SyntaxError:
             return {}  # the trial says so itself
         return {name: literal.value for name, literal in found.literals.items()}
-
-    def _against_its_peers(self, trial: Trial, commit: str) -> Trial:
-        """The trial with its speed beside the baseline's, and marked when it is far off its own commit's usual speed."""
-        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
-        usual = _median_speed(self._trials_of(baseline))
-        trial = replace(trial, speed_vs_baseline=trial.tok_sec / usual if usual and trial.tok_sec else None)
-        own = _median_speed(self._trials_of(commit))
-        counts_steps = self.arena.rules.clock is Clock.STEPS  # speed does not touch the score there
-        if trial.val_bpb is None or trial.disturbed or not own or counts_steps:
-            return trial
-        ratio = trial.tok_sec / own
-        if abs(ratio - 1) > _SPEED_BAND:
-            return replace(trial, disturbed=f"ran at {ratio:.0%} of this commit's usual {own:,.0f} tokens/s")
-        return trial
 
     def _done(self, number: int, purpose: Purpose, repeat: int = 0) -> Trial | None:
         """The accepted trial of that purpose, when it was run before a resume."""
@@ -489,15 +478,3 @@ class ResearchSession:
     def _show(self, glimpse: Glimpse, number: int, purpose: Purpose, what: str) -> None:
         """Pass a running trial's state on, with what the session knows besides."""
         self.reporter.glimpse({"glimpse": glimpse, "experiment": number, "purpose": purpose, "description": what})
-
-
-def _score(row: TrialRow) -> float | None:
-    """The row's score when it says something about its commit: finished, and left alone by the neighbours."""
-    return row.trial.val_bpb if row.trial and not row.trial.disturbed else None
-
-
-def _median_speed(rows: list[TrialRow]) -> float | None:
-    speeds = [
-        row.trial.tok_sec for row in rows if row.trial and row.trial.val_bpb is not None and not row.trial.disturbed
-    ]
-    return statistics.median(speeds) if speeds else None

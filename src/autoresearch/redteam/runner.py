@@ -17,7 +17,7 @@ from autoresearch.contract.corpora import cache_root, open_corpus
 from autoresearch.contract.prepared import Prepared, prepare
 from autoresearch.contract.rules import Clock, Rules, rules_for
 from autoresearch.loop.candidate import Candidate, worth_preloading
-from autoresearch.loop.orders import Arena, DeepWish, Order, startup_allowance
+from autoresearch.loop.orders import Arena, DeepWish, Order, allowance
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.spare import start_candidate
 from autoresearch.redteam.decoys import Decoys, new_mark
@@ -141,8 +141,7 @@ class Runner:
             }
             source = source_for(entry, self._base, values)
             watch = self._decoys.watch(mark, self._log_path)
-            allowance = startup_allowance([honest.startup_used], rules) if honest else None
-            trial = self._trial(rules, source, seed, deep=entry.deep, allowance=allowance)
+            trial = self._trial(rules, source, seed, deep=entry.deep, honest=honest)
             ours = [self._waiting.tree.pid] if self._waiting else []
             is_last = turn == entry.repeat - 1
             seen = watch.seen(
@@ -150,14 +149,20 @@ class Runner:
             )
             yield trial, judge_trial(entry, seen)
 
-    def _trial(
-        self, rules: Rules, source: str, seed: int, *, deep: bool = False, allowance: float | None = None
-    ) -> Trial:
+    def _trial(self, rules: Rules, source: str, seed: int, *, deep: bool = False, honest: Trial | None = None) -> Trial:
         arena = self._arena_for(rules)
         wish = DeepWish(lambda _score: True, rules.noise_prior) if deep else None
         done = run_trial(
             arena,
-            Order({ENTRY_NAME: source}, ENTRY_NAME, seed, deep=wish, startup_allowance=allowance),
+            Order(
+                {ENTRY_NAME: source},
+                ENTRY_NAME,
+                seed,
+                deep=wish,
+                startup_allowance=allowance([honest.startup_used], rules) if honest else None,
+                exam_allowance=allowance([honest.exam_used], rules) if honest else None,
+                usual_tok_sec=honest.tok_sec if honest else 0.0,
+            ),
             self._log_path,
             on_examination=self._start_waiting,
             spare=self._take_waiting(),

@@ -20,6 +20,7 @@ from autoresearch.contract.channel import encode_ask
 from autoresearch.contract.deep_examination import DeeplyExamined
 from autoresearch.contract.examination import Ask, Examined, examine, tolerance_for
 from autoresearch.contract.rules import Clock, Rules
+from autoresearch.hostile_text import one_line
 from autoresearch.loop import run_log
 from autoresearch.loop.candidate import Candidate, worth_preloading
 from autoresearch.loop.conversation import Conversation, Ended
@@ -318,7 +319,9 @@ class _Run:
         try:
             deserialize(weights)  # type: ignore[no-untyped-call]
         except (SafetensorError, ValueError) as error:
-            raise Ended(Outcome.REJECTED, f"the weights handed over are not safetensors: {str(error)[:120]}") from error
+            raise Ended(
+                Outcome.REJECTED, f"the weights handed over are not safetensors: {one_line(str(error), 120)}"
+            ) from error
 
     def _farewell(self, examined: Examined) -> None:
         """Tell the candidate its score, let it print its summary, and end it with all it started."""

@@ -15,14 +15,17 @@ from autoresearch.records import tables
 from autoresearch.records.ledger import Experiment, Purpose, State, TrialRow
 from autoresearch.records.run_report import RunIdentity, read_status, run_json, status_text, write_run, write_status
 from autoresearch.records.snapshots import write_snapshot
-from autoresearch.vocabulary import Outcome, Proposal, Slice, Status
+from autoresearch.vocabulary import Examination, Outcome, Proposal, Slice, Status
 
 READER = MarkdownIt("gfm-like", {"html": True, "linkify": True, "typographer": True})
 
 
 def row_of(description: str, reason: str, sealed: str, log_tail: str):
     """The row of a crashed experiment in which every word is a machine's."""
-    trial = trial_of(outcome=Outcome.CRASHED, val_bpb=None, reason=reason, sealed=sealed, log_tail=log_tail)
+    trial = trial_of(
+        outcome=Outcome.CRASHED, val_bpb=None, reason=reason, sealed=sealed, log_tail=log_tail, leak_bound_bpb=None,
+        examined=Examination.NONE,
+    )  # fmt: skip
     experiment = Experiment(
         "nov21", 1, State.JUDGED, HASH, Proposal(description, {}, "stranger"), HASH, Status.CRASH,
         replace(CRASHED, reason=reason), "2025-11-22", "2025-11-22", 1,

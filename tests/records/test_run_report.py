@@ -41,7 +41,7 @@ TRAINING_KEYS = {
     "num_steps", "num_tokens", "budget_used", "training_seconds", "startup_seconds", "exam_seconds",
     "feeder_wait_seconds", "total_seconds", "cpu_seconds", "cpu_share", "tok_sec", "speed_vs_baseline", "peak_memory_mb",
     "disturbed", "sealed", "weights_sha256", "audited_positions", "prefix_pairs", "largest_deviation", "claimed",
-    "seconds_outside_budget", "examined", "deep_seconds", "deep_prefixes", "leak_bpb", "leak_interval_bpb", "leak_bound_bpb",
+    "seconds_outside_budget", "examined", "startup_used", "exam_used", "deep_seconds", "deep_prefixes", "leak_bpb", "leak_interval_bpb", "leak_bound_bpb",
 }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_an_experiment_that_never_ran_has_a_row_without_commit(ledger):
     ledger.propose("nov21", 1, HASH, Proposal("edits prepare.py", {}, "search"))
     ledger.judged("nov21", 1, Verdict(Status.DISCARD, "rejected: outside its scope"))
     line = tables.tsv_line(result_rows(ledger, "nov21")[0], with_tag=False)
-    assert line == "none\t0.000000\t0.0\t0\tdiscard\tedits prepare.py\t1\t0\t\t\t\tnot run\t0.0\t0.0000\n"
+    assert line == "none\t0.000000\t0.0\t0\tdiscard\tedits prepare.py\t1\t0\t\t\t\tnot run\t0.0\t0.0000\t\n"
 
 
 def test_experiments_without_a_verdict_have_no_row(ledger):

@@ -87,6 +87,7 @@ GOT = {
     "log_bounded": {"log_bytes": 100 * MAX_LOG_BYTES},
     "memory_bounded": {"memory_part": 0.97},
     "no_extra_training": {"trial": replace(HONEST, num_tokens=1300)},
+    "startup_paid": {"trial": replace(HONEST, startup_used=9.0), "honest": replace(HONEST, budget_used=2.0)},
     "same_weights": {"trial": replace(HONEST, weights_sha256="b" * 64)},
     "clean_text": {"trial": replace(HONEST, log_tail="a\x1b[2Jb")},
 }

@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     experiment = runpy.run_path(str(file), run_name="experiment")  # defines its functions, and trains nothing
     if REBUILD not in experiment:
-        sys.exit(f"{file.name} defines no {REBUILD}(weights): see docs/contract.md")
+        raise NameError(f"{file.name} defines no {REBUILD}(weights): see docs/contract.md")
     link.be_examined(experiment[REBUILD])
 
 

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoresearch.contract.channel import encode_ask
-from autoresearch.contract.deep_examination import DeeplyExamined, examine_deeply, num_prefixes_for
+from autoresearch.contract.deep_examination import (
+    MOST_PREFIXES_PER_ROW,
+    DeeplyExamined,
+    examine_deeply,
+    num_prefixes_for,
+)
 from autoresearch.contract.examination import deep_tolerance_for, tolerance_for
 from autoresearch.loop.candidate import Candidate
 from autoresearch.loop.conversation import Conversation, Ended
@@ -68,7 +73,8 @@ class Interview:
         self._expect("ready")
         self._talk.send({"op": "weights"}, weights)
         self._expect("loaded")
-        self._enter("deep examination", self._arena.rules.exam_deadline)
+        # the deadline is made for one evaluation of the slice; on a busy machine an honest one of `tiny` passed it
+        self._enter("deep examination", self._arena.rules.exam_deadline * (1 + MOST_PREFIXES_PER_ROW))
         result = self._ask(examination)
         if result.passed:
             self._talk.send({"op": "end"})

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from autoresearch.hostile_text import plain_line
 
-MAX_LOG_BYTES = 4 * 2**20  # beyond it the run is stopped: a training log is a few hundred kB
 _KEPT_HEAD = 64 * 1024
 _KEPT_TAIL = 192 * 1024
 _LOSS = re.compile(r"loss:\s*([0-9]+(?:\.[0-9]+)?)")

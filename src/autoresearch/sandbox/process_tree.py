@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 _MOST_FILES = 4096  # of one process that a look goes through: about 8 ms
+_SAME_LOOK_SECONDS = 0.02  # how old a list of the members may be within one look of the watchdog
 _LOOK_SECONDS = 0.25  # between two looks at every process of a tree
 _MOST_LOOKING = 20.0  # and at least as many times what one takes: 5 % of a core where thousands of processes run
 _LARGEST_SIGNAL = 64  # on Linux; shells and bubblewrap report death by signal N as exit code 128 + N
@@ -96,6 +97,8 @@ class ProcessTree:
         self._most_cpu = 0.0
         self._inner: psutil.Process | None = None  # bubblewrap's grandchild, once it is there
         self._over = False
+        self._members_seen: list[psutil.Process] = []
+        self._members_seen_at = 0.0
 
     def members(self) -> list[psutil.Process]:
         """Everyone alive but the root. Orphans of the tree are our own children since `_adopt_orphans`.
@@ -124,9 +127,16 @@ class ProcessTree:
         ours = self._ours_before | _started
         return [child for child in children if child.pid not in ours]
 
+    def _members_lately(self) -> list[psutil.Process]:
+        """`members`, at most a moment old: a look asks for them several times."""
+        if time.monotonic() - self._members_seen_at > _SAME_LOOK_SECONDS:
+            self._members_seen = self.members()
+            self._members_seen_at = time.monotonic()
+        return self._members_seen
+
     def num_processes(self) -> int:
         """Living processes of the tree now, the root included while it runs; bubblewrap's own two count."""
-        return len(self.members()) + (self.poll() is None)
+        return len(self._members_lately()) + (self.poll() is None)
 
     def cpu_seconds(self) -> float:
         """CPU seconds of the whole tree so far, waited-for and adopted children included.
@@ -185,7 +195,7 @@ class ProcessTree:
         total = 0
         nameless: dict[int, int] = {}  # bytes by inode
         mapped: dict[int, int] = {}  # bytes by process that holds one open
-        for member in [self._root, *self.members()]:
+        for member in [self._root, *self._members_lately()]:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 total += member.memory_info().rss
                 for status in open_files(member.pid):
@@ -231,6 +241,7 @@ class ProcessTree:
             self._reap_adopted()
             if not members:
                 self._over = True
+                self._members_seen = []
                 _started.discard(self.pid)
                 return
             psutil.wait_procs(members, timeout=0.05)

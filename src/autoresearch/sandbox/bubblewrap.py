@@ -19,6 +19,8 @@ WARM = PurePosixPath("/warm")
 # batches between data workers.
 SCRATCH_MB = 512
 SHARED_MEMORY_MB = 512
+OWN_TMP_MB = 64  # where /tmp is not the scratch: TMPDIR names that, and few programs write elsewhere
+_TMP = PurePosixPath("/tmp")
 
 ISOLATION = (
     *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
@@ -75,6 +77,9 @@ def arguments(
     /proc/bus then).
     """
     words = [*ISOLATION, *([_NO_MORE_NAMESPACES] if variant.disables_userns else [])]
+    # an installation below /tmp: what it needs is bound into a folder there, so /tmp cannot be a link
+    holds_us = any(path.is_relative_to(_TMP) for path in allowed.read)
+    words += _tmpfs(str(_TMP), OWN_TMP_MB) if holds_us else []
     for path in sorted(allowed.read):
         words += ["--ro-bind", str(path), str(path)]
     for path in allowed.hidden:
@@ -89,7 +94,7 @@ def arguments(
     for path in devices:
         words += ["--dev-bind", str(path), str(path)]
     words += _tmpfs("/dev/shm", SHARED_MEMORY_MB) + _tmpfs(str(SCRATCH), SCRATCH_MB)
-    words += ["--symlink", str(SCRATCH), "/tmp", "--remount-ro", "/dev"]
+    words += [*([] if holds_us else ["--symlink", str(SCRATCH), str(_TMP)]), "--remount-ro", "/dev"]
     words += ["--ro-bind", str(trial_dir), str(TRIAL), "--bind", str(cache_dir), str(CACHE)]
     if warm_cache is not None:
         words += ["--ro-bind", str(warm_cache), str(WARM)]

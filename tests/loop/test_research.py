@@ -10,8 +10,10 @@ import pytest
 
 from autoresearch.loop import attempt, opening
 from autoresearch.loop import research as loop
+from autoresearch.loop import session as session_module
+from autoresearch.loop.peers import beside_its_peers
 from autoresearch.loop.proposers import make_proposer
-from autoresearch.loop.session import ResearchSession, Stopped
+from autoresearch.loop.session import Stopped
 from autoresearch.loop.settings import load_settings
 from autoresearch.records.ledger import Ledger, Purpose
 from autoresearch.vocabulary import (
@@ -253,15 +255,14 @@ def test_try_restores_the_incumbents_file_after_a_discard_and_leaves_a_keep(make
 
 def test_a_disturbed_run_is_repeated_and_not_judged(make_workspace, monkeypatch) -> None:
     session = begun(make_workspace())
-    real = ResearchSession._against_its_peers
     seen: list[int] = []
 
-    def first_one_disturbed(self, trial, commit):
+    def first_one_disturbed(*arguments):
         seen.append(1)
-        trial = real(self, trial, commit)
+        trial = beside_its_peers(*arguments)
         return trial if len(seen) != 1 else type(trial)(**{**vars(trial), "disturbed": "neighbours"})
 
-    monkeypatch.setattr(ResearchSession, "_against_its_peers", first_one_disturbed)
+    monkeypatch.setattr(session_module, "beside_its_peers", first_one_disturbed)
     session.calibrate(2)
     rows = session.ledger.trials("t", 0)
     assert [bool(row.trial.disturbed) for row in rows] == [True, False, False]

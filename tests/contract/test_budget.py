@@ -187,3 +187,21 @@ def test_own_cpu_seconds_grow_with_work():
     while os.times().user + os.times().system <= spent.user + spent.system:
         sum(range(10_000))
     assert own_cpu_seconds() > before
+
+
+@pytest.mark.parametrize("clock", [Clock.CPU, Clock.WALL])
+def test_what_is_charged_is_used_and_ends_the_stream_earlier(clock):
+    budget, times = started(clock, time_budget=10.0)
+    budget.charge(9.0)
+    assert budget.used() == 9.0
+    times.spend(1.5)
+    assert not budget.another_batch()
+
+
+def test_nothing_is_charged_where_steps_are_counted_and_nothing_is_ever_given_back():
+    budget, _ = started(Clock.STEPS)
+    budget.charge(100.0)
+    assert budget.used() == 1.0
+    budget, _ = started(Clock.CPU)
+    budget.charge(-5.0)
+    assert budget.used() == 0.0

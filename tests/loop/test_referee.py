@@ -46,6 +46,7 @@ PLACES = {
     "end": 'print(f"---',
 }
 
+ALLOWANCES = ("startup_allowance", "exam_allowance", "usual_tok_sec")
 SEND_RAW = "link = evaluate_bpb._link._channel\n"  # the candidate's end of the socket pair
 
 
@@ -73,8 +74,9 @@ def trial(smoke, tmp_path):
     def run(text, *, seed=SEED, on_slice=Slice.SEARCH, arena=None, more_files=None, deep=None, **rule_changes):
         names = ("on_start", "on_glimpse", "stop", "fresh")
         options = {key: rule_changes.pop(key) for key in names if key in rule_changes}
+        allowed = {key: rule_changes.pop(key) for key in ALLOWANCES if key in rule_changes}
         arena = arena or Arena(dataclasses.replace(rules, **rule_changes), prepared, "cpu", accelerators=False)
-        order = Order({"train.py": text, **(more_files or {})}, "train.py", seed, on_slice, deep)
+        order = Order({"train.py": text, **(more_files or {})}, "train.py", seed, on_slice, deep, **allowed)
         return run_trial(arena, order, log_path, **options)
 
     run.log_path = log_path
@@ -883,3 +885,35 @@ def test_the_fresh_process_is_taken_from_where_the_order_says_and_ended(trial, a
     assert len(given) == 1
     assert given[0].tree.poll() is not None
     assert not given[0].folder.exists()
+
+
+# -- work outside the clock -------------------------------------------------------------------------------------------
+
+
+def test_a_long_start_up_is_taken_off_the_budget(trial):
+    busy = altered(start="import time\nbegan = time.process_time()\nwhile time.process_time() - began < 1.5: pass")
+    rules = {"clock": Clock.CPU, "time_budget": 1.0, "grace": 5.0}
+    paying = trial(busy, startup_allowance=0.1, **rules).trial
+    assert paying.startup_used > 1.0
+    assert paying.num_steps < 4, "a start-up longer than the whole budget left steps"
+    free = trial(busy, **rules).trial
+    assert free.num_steps > 4
+
+
+def test_work_on_answers_beyond_the_baselines_is_too_late(trial):
+    training = altered(
+        examination="import time\nreal, began = Counts.__call__, []\ndef slow(self, inputs):\n"
+        "    if not began:\n        began.append(time.process_time())\n"
+        "        while time.process_time() - began[0] < 1.5: pass\n"
+        "    return real(self, inputs)\nCounts.__call__ = slow"
+    )
+    run = trial(training, exam_allowance=0.5)
+    assert_no_score(run, Outcome.TIMED_OUT, "on the examination's answers")
+    assert trial(training, exam_allowance=30.0).trial.outcome is Outcome.FINISHED
+    assert trial(training).trial.outcome is Outcome.FINISHED
+
+
+def test_a_hand_over_whose_header_would_take_seconds_to_read_is_refused_unread(trial):
+    header = (5 * 2**20).to_bytes(8, "little")
+    run = trial(altered(examination=f"evaluate_bpb._link.examine({header!r} + bytes(64), 8, lambda ask: None)"))
+    assert_no_score(run, Outcome.REJECTED, "the weights' header has 5,242,880 bytes")

@@ -72,3 +72,26 @@ def test_no_call_is_answered_in_two_ways():
     answered += [*seccomp.PRETENDED, *seccomp.ATTRIBUTES]
     names = [call if isinstance(call, str) else call[0] for call in answered]
     assert len(names) == len(set(names))
+
+
+def test_a_process_cannot_have_its_childrens_seconds_dropped():
+    import subprocess
+
+    code = program(alone=False)
+    script = (
+        "import ctypes, os, signal, sys, time\n"
+        "libc = ctypes.CDLL(None)\n"
+        f"code = bytes.fromhex('{code.hex()}')\n"
+        "room = ctypes.create_string_buffer(code, len(code))\n"
+        "class Program(ctypes.Structure):\n"
+        "    _fields_ = [('count', ctypes.c_ushort), ('first', ctypes.c_void_p)]\n"
+        "made = Program(len(code) // 8, ctypes.addressof(room))\n"
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(made), 0, 0) == 0\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"  # an ignored child would be gone: ECHILD
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("7", 0), done.stderr

@@ -578,7 +578,7 @@ def num_micro_steps_for(device_batch_size, sequence_len, total_batch_size):
 
 
 def warm_up(model, optimizer, batch):
-    """One whole training step on a batch that is not text, then everything put back bit for bit.
+    """One whole training step and one evaluation on a batch that is not text, then everything put back bit for bit.
 
     Compiles, allocates and loads kernels before the referee's clock starts: 25 to 60 s with torch.compile on the cards
     that reported it, 0.1 s on a CPU.
@@ -592,6 +592,8 @@ def warm_up(model, optimizer, batch):
 
     model(inputs, targets).backward()
     optimizer.step(lr_multiplier_at(0.5), muon_momentum_at(0), weight_decay_at(0.0))
+    with torch.no_grad():
+        model(inputs)  # what evaluate_bpb will run: compiling it then would be too late
 
     for tensor, old in zip(tensors, saved, strict=True):
         tensor.copy_(old)

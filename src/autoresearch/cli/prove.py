@@ -61,12 +61,12 @@ def _run(entries: list[Entry], options: argparse.Namespace) -> int:
     shield_referee()
     settings = Settings.full() if options.full else Settings()
     lines: list[Line] = []
-    if not options.json:
-        print(f"{len(entries)} entries; sealed: {seal.level} ({seal.kind})", flush=True)
     interrupted = False
-    # ended by the system, too, it takes its decoys and processes away
+    # ended by the system, too, it takes its decoys and processes away; set before the first line, which tells others it runs
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if not options.json:
+            print(f"{len(entries)} entries; sealed: {seal.level} ({seal.kind})", flush=True)
         with Runner(seal, settings) as runner:
             for entry, judged in runner.run(entries):
                 lines.append(Line(entry, judged))

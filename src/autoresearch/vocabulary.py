@@ -170,3 +170,11 @@ class ProposerExhausted(AutoresearchError):
 
 class SessionStopped(AutoresearchError):
     """The session ended itself: a streak of crashes, or a baseline that does not run."""
+
+
+class ProviderUnavailable(AutoresearchError):
+    """No language model of the chain, or no coding agent, gave an answer that can be used."""
+
+
+class SpendingCapReached(AutoresearchError):
+    """A cap on money or tokens leaves no room for another call."""

@@ -20,12 +20,14 @@ FLOORS = {
     "sandbox": 2,
     "contract": 3,
     "records": 4,
-    "loop": 5,
-    "report": 5,
-    "quantize": 5,
-    "redteam": 6,
-    "cli": 7,
-    "__main__": 8,
+    "providers": 5,
+    "proposers": 6,
+    "loop": 7,
+    "report": 7,
+    "quantize": 7,
+    "redteam": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 SURFACE = {"train", "train_mlx", "train_optimal", "prepare", "data_sources"}
 HEAVY = ("torch", "mlx", "ray", "matplotlib", "optuna", "rich", "pyarrow", "numpy", "scipy", "tiktoken", "safetensors")

@@ -35,7 +35,8 @@ class Sends:
     def __init__(self, *ideas) -> None:
         self.ideas = ideas
 
-    def propose(self, incumbent, history) -> Proposal:
+    def propose(self, situation) -> Proposal:
+        incumbent, history = situation.incumbent, situation.history
         if len(history) >= len(self.ideas):
             raise ProposerExhausted("no more")
         description, files = self.ideas[len(history)]

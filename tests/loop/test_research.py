@@ -12,9 +12,9 @@ from autoresearch.loop import attempt, opening
 from autoresearch.loop import research as loop
 from autoresearch.loop import session as session_module
 from autoresearch.loop.peers import beside_its_peers
-from autoresearch.loop.proposers import make_proposer
 from autoresearch.loop.session import Stopped
 from autoresearch.loop.settings import load_settings
+from autoresearch.proposers.registry import make_proposer
 from autoresearch.records.ledger import Ledger, Purpose
 from autoresearch.vocabulary import (
     Outcome,
@@ -50,7 +50,8 @@ class Planned:
     def __init__(self, *edits: tuple[str, str]) -> None:
         self.edits = edits
 
-    def propose(self, incumbent, history) -> Proposal:
+    def propose(self, situation) -> Proposal:
+        incumbent, history = situation.incumbent, situation.history
         if len(history) >= len(self.edits):
             raise ProposerExhausted("the plan is at its end")
         pattern, replacement = self.edits[len(history)]

@@ -40,7 +40,8 @@ class Quiet:
 class Planned:
     name = "planned"
 
-    def propose(self, incumbent, history) -> Proposal:
+    def propose(self, situation) -> Proposal:
+        incumbent, history = situation.incumbent, situation.history
         if len(history) == len(SHARPNESS):
             raise ProposerExhausted("done")
         value = SHARPNESS[len(history)]

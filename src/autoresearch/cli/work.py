@@ -16,9 +16,9 @@ from autoresearch.cli import screen
 from autoresearch.cli.screen import Screen
 from autoresearch.loop import attempt, opening
 from autoresearch.loop import research as loop
-from autoresearch.loop.proposers import make_proposer
 from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import Settings, known_settings, load_settings
+from autoresearch.proposers.registry import make_proposer
 from autoresearch.records.ledger import Experiment, Ledger
 from autoresearch.report.analysis import summary
 from autoresearch.sandbox.process_tree import shield_referee
@@ -77,7 +77,7 @@ def research(options: argparse.Namespace) -> int:
         else:
             ground = opening.find_ground(settings)
             make_proposer(
-                settings.proposer, preset=ground.rules.preset
+                settings.proposer_name, preset=ground.rules.preset
             )  # an unknown name fails before anything is made
             row = opening.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
         opening.refuse_checked_out(workspace, row)

@@ -17,9 +17,10 @@ from autoresearch.contract.corpora import cache_root
 from autoresearch.contract.prepared import open_prepared
 from autoresearch.contract.rules import Clock, Rules, fingerprint_of, rules_for
 from autoresearch.loop.orders import Arena
-from autoresearch.loop.proposers import Proposer, make_proposer
 from autoresearch.loop.session import BASELINE, Reporter, ResearchSession
 from autoresearch.loop.settings import Settings
+from autoresearch.proposers.registry import make_proposer
+from autoresearch.proposers.situation import Proposer
 from autoresearch.records.ledger import Ledger, Session, now
 from autoresearch.repository import check_tag
 from autoresearch.sandbox.layers import probe
@@ -214,7 +215,7 @@ def refuse_checked_out(workspace: Workspace, session: Session) -> None:
 
 def proposer_for(session: Session, settings: Settings) -> Proposer:
     """The proposer that the settings name, for this session's contract and file."""
-    return make_proposer(settings.proposer, preset=session.preset, seed=settings.seed, surface=session.entry)
+    return make_proposer(settings.proposer_name, preset=session.preset, seed=settings.seed, surface=session.entry)
 
 
 def session_on(
@@ -259,7 +260,7 @@ def describe(session: Session, ground: Ground, settings: Settings, workspace: Wo
         ("machine", f"{ground.hardware.backend}, {ground.hardware.chip}"),
         ("sealed", _said_loudly(ground.arena.seal)),
         ("edits", session.entry),
-        ("proposer", settings.proposer),
+        ("proposer", settings.proposer_name),
         ("limits", " and ".join(filter(None, limits)) or "none: runs until stopped (Ctrl-C)"),
         (
             "tables",

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoresearch.loop.novelty import is_seed_only, same_program
-from autoresearch.loop.proposers import Proposer
 from autoresearch.loop.session import Reporter, ResearchSession, Stopped
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
+from autoresearch.proposers.novelty import is_seed_only, same_program
+from autoresearch.proposers.situation import Proposer
 from autoresearch.records.ledger import Experiment
 from autoresearch.vocabulary import Outcome, ProposerExhausted, SessionStopped, Status
 from autoresearch.workspace import SCOPES, refusal_of
@@ -31,9 +31,7 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
             experiment = session.open_experiment()
             if experiment is None:
                 session.refresh_if_due()
-                entry = session.session.entry
-                incumbent = {entry: session.workspace.read_surface(session.incumbent().commit_hash or "", entry)}
-                experiment = session.propose(proposer.propose(incumbent, session.past()))
+                experiment = session.propose(proposer.propose(session.situation()))
             experiment = session.commit(experiment)
             refusal = why_refused(session, experiment)
             verdict = judge_failure(Outcome.REJECTED, refusal) if refusal else session.try_out(experiment)

@@ -20,7 +20,10 @@ _OTHER_VARIABLES = frozenset({"BACKEND", "CACHE"})
 class Settings:
     """How a session is run. None means: no limit, or decided by what is found on this machine.
 
-    contract: preset name. dataset: corpus name. proposer: who has the ideas. file: the experiment file.
+    contract: preset name. dataset: corpus name. proposer: who has the ideas (hybrid where a model is named, else search).
+    model: chain of language models in order of preference. usd, tokens: caps of a session. model_share: share of a hybrid's
+    experiments that the model proposes. prompt_tokens, reply_tokens: most that is sent and asked for. model_seconds:
+    patience with one call. agent_turns, agent_minutes: patience with a coding agent. file: the experiment file.
     experiments, hours: limits. seed: of the session; every trial's seed comes from it. calibration: baseline repeats.
     keep_probability: provisional keeps. max_pairs: most repeats of one idea. refresh_every: re-run the incumbent after
     so many experiments. crash_streak: stop after so many crashes in a row. threads: CPU threads of a candidate.
@@ -29,7 +32,16 @@ class Settings:
 
     contract: str | None = None
     dataset: str | None = None
-    proposer: str = "search"
+    proposer: str | None = None
+    model: str | None = None
+    usd: float | None = None
+    tokens: int | None = None
+    model_share: float = 0.3
+    prompt_tokens: int = 24_000
+    reply_tokens: int = 16_384
+    model_seconds: float = 600.0
+    agent_turns: int = 40
+    agent_minutes: float = 10.0
     program: str = "model"
     file: str = "train.py"
     experiments: int | None = None
@@ -42,6 +54,11 @@ class Settings:
     crash_streak: int = 8
     threads: int = 1
     sandbox: str = "auto"
+
+    @property
+    def proposer_name(self) -> str:
+        """The proposer in force: the one named, else hybrid where a language model is configured, else search."""
+        return self.proposer or ("hybrid" if self.model else "search")
 
 
 def known_settings() -> tuple[str, ...]:
@@ -95,7 +112,10 @@ def _article(kind: str) -> str:
 
 
 def _checked(settings: Settings) -> Settings:
-    positive = ("experiments", "hours", "calibration", "max_pairs", "refresh_every", "crash_streak", "threads")
+    positive = (
+        *("experiments", "hours", "calibration", "max_pairs", "refresh_every", "crash_streak", "threads"),
+        *("usd", "tokens", "prompt_tokens", "reply_tokens", "model_seconds", "agent_turns", "agent_minutes"),
+    )
     for key in positive:
         value = getattr(settings, key)
         if value is not None and not 0 < value < math.inf:  # refuses nan too
@@ -106,6 +126,8 @@ def _checked(settings: Settings) -> Settings:
         raise UsageError(
             "setting calibration must be at least 2: one run says nothing about noise", hint="--calibration 3"
         )
+    if not 0 <= settings.model_share <= 1:
+        raise UsageError("setting model_share must be between 0 and 1", hint="--model-share 0.3")
     if not 0.5 < settings.keep_probability < 1:
         raise UsageError("setting keep_probability must be between 0.5 and 1", hint="--keep-probability 0.8")
     return settings

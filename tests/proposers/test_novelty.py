@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.loop.novelty import is_seed_only, normalised, parse_program, same_program
+from autoresearch.proposers.novelty import is_seed_only, normalised, parse_program, same_program
 
 PROGRAM = '''"""A file."""
 from prepare import SEED

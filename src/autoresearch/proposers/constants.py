@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from autoresearch.loop.novelty import parse_program
+from autoresearch.proposers.novelty import parse_program
 from autoresearch.vocabulary import AutoresearchError
 
 Scalar = bool | int | float | str

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch.contract.rules import rules_for
-from autoresearch.loop.constants import Constants, Scalar, owner_of, read_constants, rewrite
-from autoresearch.loop.novelty import digest_of
-from autoresearch.loop.proposers import PastExperiment
-from autoresearch.loop.samplers import Observation, sample_joint_step, sample_values
-from autoresearch.loop.search_space import Dimension, Scale, SearchSpace, space_of
+from autoresearch.proposers.constants import Constants, Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.novelty import digest_of
+from autoresearch.proposers.samplers import Observation, sample_joint_step, sample_values
+from autoresearch.proposers.search_space import Dimension, Scale, SearchSpace, space_of
+from autoresearch.proposers.situation import PastExperiment, Situation
 from autoresearch.vocabulary import Proposal, ProposerExhausted, Status, UsageError
 
 METHODS = ("tpe", "cmaes", "random")
@@ -76,15 +76,15 @@ class SearchProposer:
         self._surface = surface
         self._method = method
 
-    def propose(self, incumbent: dict[str, str], history: Sequence[PastExperiment]) -> Proposal:
+    def propose(self, situation: Situation) -> Proposal:
         """The next edit, a function of the constructor's arguments, the incumbent and the history alone.
 
         Raises:
             UsageError: the incumbent lacks the file to edit, it does not parse, or it has nothing to search.
             ProposerExhausted: every value within the ranges has been tried.
         """
-        source = self._source_of(incumbent)
-        rows = [_Row.read(past, self._surface, self._rules.preset) for past in history]
+        source = self._source_of(situation.incumbent)
+        rows = [_Row.read(past, self._surface, self._rules.preset) for past in situation.history]
         space = self._space(source, rows)
         self.skipped = space.skipped
         if not space.dimensions:
@@ -92,7 +92,7 @@ class SearchProposer:
                 f"{self._surface} has no UPPER_CASE constants that the search can change",
                 hint="autoresearch research TAG --proposer NAME, with another proposer",
             )
-        attempt = _Attempt(space, source, rows, random.Random(f"{self._seed}:{len(history)}"))
+        attempt = _Attempt(space, source, rows, random.Random(f"{self._seed}:{len(rows)}"))
         if self._method == "cmaes":
             return self._joint_proposal(attempt)
         plans = self._random_plans(attempt) if self._method == "random" else self._bandit_plans(attempt)

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from autoresearch.loop.constants import read_constants
-from autoresearch.loop.search_space import Dimension, Scale, infer, space_of
+from autoresearch.proposers.constants import read_constants
+from autoresearch.proposers.search_space import Dimension, Scale, infer, space_of
 
 BATCHES = """
 DEPTH = 2

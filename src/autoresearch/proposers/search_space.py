@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from autoresearch.loop.constants import OVERRIDES, Constants, Scalar, owner_of
-from autoresearch.loop.novelty import is_seed_name
+from autoresearch.proposers.constants import OVERRIDES, Constants, Scalar, owner_of
+from autoresearch.proposers.novelty import is_seed_name
 
 TOTAL_BATCH, DEVICE_BATCH = "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE"
 

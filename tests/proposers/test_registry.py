@@ -1,6 +1,7 @@
 import pytest
 
-from autoresearch.loop.proposers import known_proposers, make_proposer
+from autoresearch.proposers.registry import known_proposers, make_proposer
+from autoresearch.proposers.situation import Situation
 from autoresearch.vocabulary import Proposal, UsageError
 
 
@@ -10,7 +11,7 @@ from autoresearch.vocabulary import Proposal, UsageError
 )
 def test_each_known_name_makes_a_proposer_that_proposes(name, method):
     proposal = make_proposer(name, preset="tiny", seed=1).propose(
-        {"train.py": "MATRIX_LR = 0.04\nSCALAR_LR = 0.5\n"}, []
+        Situation({"train.py": "MATRIX_LR = 0.04\nSCALAR_LR = 0.5\n"}, [])
     )
     assert isinstance(proposal, Proposal)
     assert proposal.proposer == f"search:{method}"
@@ -32,6 +33,6 @@ def test_an_unknown_preset_is_refused_when_the_proposer_is_made():
 
 def test_the_surface_to_edit_can_be_another_file():
     proposer = make_proposer("search", preset="tiny", surface="train_mlx.py")
-    assert set(proposer.propose({"train_mlx.py": "MATRIX_LR = 0.04\n", "train.py": "x = 1"}, []).files) == {
+    assert set(proposer.propose(Situation({"train_mlx.py": "MATRIX_LR = 0.04\n", "train.py": "x = 1"}, [])).files) == {
         "train_mlx.py"
     }

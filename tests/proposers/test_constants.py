@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.loop.constants import Constants, read_constants, rewrite
+from autoresearch.proposers.constants import Constants, read_constants, rewrite
 from autoresearch.vocabulary import AutoresearchError
 
 SOURCE = """# größe ✓

@@ -1,38 +1,12 @@
-"""Who proposes: the protocol between the research loop and whatever has the next idea, and the registry by name."""
+"""Proposers by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from autoresearch.vocabulary import Proposal, Status, UsageError
-
-
-@dataclass(frozen=True)
-class PastExperiment:
-    """What a proposer may know of one earlier experiment of this session."""
-
-    number: int
-    description: str
-    files: dict[str, str]  # text of the candidate's edited files
-    details: dict[str, Any]  # `Proposal.details`, as the ledger stored them (JSON values)
-    status: Status | None  # None while undecided or abandoned
-    val_bpb: float | None  # estimated mean on the search slice, None when it crashed
-    gain: float | None  # estimated gain over its incumbent, positive is better
-
-
-class Proposer(Protocol):
-    """Has the next idea. `propose` is a function of its arguments alone: a resumed session goes on as it would have."""
-
-    name: str
-
-    def propose(self, incumbent: dict[str, str], history: Sequence[PastExperiment]) -> Proposal:
-        """One idea: an edit of the incumbent's files (text by file name), given the session so far, oldest first.
-
-        Raises:
-            ProposerExhausted: nothing new is left.
-        """
+from autoresearch.proposers.situation import Proposer
+from autoresearch.vocabulary import UsageError
 
 
 @dataclass(frozen=True)
@@ -49,7 +23,7 @@ Factory = Callable[[str, ProposerOptions], Proposer]
 
 
 def _make_search(variant: str, options: ProposerOptions) -> Proposer:
-    from autoresearch.loop.search import SearchProposer
+    from autoresearch.proposers.search import SearchProposer
 
     return SearchProposer(options.preset, seed=options.seed, surface=options.surface, method=variant or "tpe")
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoresearch.loop.constants import Scalar
-from autoresearch.loop.search_space import Dimension, Scale
+from autoresearch.proposers.constants import Scalar
+from autoresearch.proposers.search_space import Dimension, Scale
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from autoresearch.loop.constants import read_constants
-from autoresearch.loop.novelty import same_program
-from autoresearch.loop.proposers import PastExperiment, Proposer, make_proposer
-from autoresearch.loop.search import SearchProposer
+from autoresearch.proposers.constants import read_constants
+from autoresearch.proposers.novelty import same_program
+from autoresearch.proposers.registry import make_proposer
+from autoresearch.proposers.search import SearchProposer
+from autoresearch.proposers.situation import PastExperiment, Proposer, Situation
 from autoresearch.vocabulary import Proposal, ProposerExhausted, Status, UsageError
 
 SAMPLE = '''# Edited by the model program (program.md).
@@ -55,7 +56,7 @@ def play(
     history: list[PastExperiment] = []
     incumbent_score = score(source) + rng.gauss(0.0, noise) / 2
     for number in range(1, num + 1):
-        proposal = proposer.propose({"train.py": source}, history)
+        proposal = proposer.propose(Situation({"train.py": source}, history))
         text = proposal.files["train.py"]
         trials = [score(text) + rng.gauss(0.0, noise)]
         if trials[0] < incumbent_score:
@@ -79,7 +80,7 @@ def of_search(preset: str = "tiny", seed: int = 0, method: str = "tpe") -> Searc
 
 
 def test_the_first_idea_halves_the_batch_and_says_what_goes_along():
-    proposal = of_search().propose({"train.py": SAMPLE}, [])
+    proposal = of_search().propose(Situation({"train.py": SAMPLE}, []))
     assert proposal.description == "TOTAL_BATCH_SIZE 2048 -> 1024, DEVICE_BATCH_SIZE 8 -> 4"
     assert proposal.files == {
         "train.py": SAMPLE.replace('"DEVICE_BATCH_SIZE": 8', '"DEVICE_BATCH_SIZE": 4').replace(": 2048", ": 1024")
@@ -92,14 +93,14 @@ def test_the_first_idea_halves_the_batch_and_says_what_goes_along():
 
 
 def test_on_standard_the_top_level_literal_is_edited_in_the_way_it_is_written():
-    proposal = of_search("standard").propose({"train.py": SAMPLE}, [])
+    proposal = of_search("standard").propose(Situation({"train.py": SAMPLE}, []))
     assert proposal.files["train.py"] == SAMPLE.replace("2**19", "2**18")
     assert proposal.description == "TOTAL_BATCH_SIZE 524288 -> 262144"
 
 
 def test_names_left_alone_are_listed_with_the_reason():
     proposer = of_search()
-    proposer.propose({"train.py": SAMPLE}, [])
+    proposer.propose(Situation({"train.py": SAMPLE}, []))
     assert set(proposer.skipped) == {"TRAIN_SEED", "DTYPE"}
 
 
@@ -110,7 +111,7 @@ def test_sixty_proposals_are_each_one_legal_idea_and_never_a_duplicate(method, s
     proposer, source, history = of_search(seed=seed, method=method), SAMPLE, []
     programs = [SAMPLE]
     for number in range(1, 61):
-        proposal = proposer.propose({"train.py": source}, history)
+        proposal = proposer.propose(Situation({"train.py": source}, history))
         text = proposal.files["train.py"]
         before, after = (read_constants(t, "tiny").literals for t in (source, text))
         changed = {name for name in before if before[name].value != after[name].value}
@@ -142,7 +143,9 @@ def test_a_proposer_made_again_goes_on_exactly_as_the_old_one_would(method):
     one = of_search(seed=3, method=method)
     source, history = play(one, SAMPLE, bowl, 14)
     again = of_search(seed=3, method=method)
-    assert one.propose({"train.py": source}, history) == again.propose({"train.py": source}, history)
+    assert one.propose(Situation({"train.py": source}, history)) == again.propose(
+        Situation({"train.py": source}, history)
+    )
     assert [p.files for p in play(again, SAMPLE, bowl, 14)[1]] == [p.files for p in history]
 
 
@@ -153,21 +156,21 @@ def test_another_seed_searches_differently():
 
 def test_a_keep_is_followed_up_in_the_same_direction():
     proposer = of_search()
-    first = proposer.propose({"train.py": SAMPLE}, [])
+    first = proposer.propose(Situation({"train.py": SAMPLE}, []))
     history = [past(1, first, Status.KEEP, 1.9, 0.1)]
-    assert proposer.propose(first.files, history).details["changes"]["TOTAL_BATCH_SIZE"] == [1024, 512]
+    assert proposer.propose(Situation(first.files, history)).details["changes"]["TOTAL_BATCH_SIZE"] == [1024, 512]
 
 
 def test_a_discard_turns_round_before_the_value_is_refined():
     source = "MATRIX_LR = 0.04\n"
     proposer = of_search()
-    first = proposer.propose({"train.py": source}, [])
+    first = proposer.propose(Situation({"train.py": source}, []))
     assert first.description == "MATRIX_LR 0.04 -> 0.08"
     history = [past(1, first, Status.DISCARD, 2.1, -0.1)]
-    second = proposer.propose({"train.py": source}, history)
+    second = proposer.propose(Situation({"train.py": source}, history))
     assert second.description == "MATRIX_LR 0.04 -> 0.02"
     history.append(past(2, second, Status.DISCARD, 2.05, -0.05))
-    third = proposer.propose({"train.py": source}, history).details["changes"]["MATRIX_LR"][1]
+    third = proposer.propose(Situation({"train.py": source}, history)).details["changes"]["MATRIX_LR"][1]
     assert 0.02 < third < 0.08 and third != 0.04  # between the two that were worse
 
 
@@ -176,7 +179,9 @@ def test_a_crash_counts_as_a_bad_try_and_is_not_repeated():
     proposer = of_search()
     history: list[PastExperiment] = []
     for number in range(1, 8):
-        history.append(past(number, proposer.propose({"train.py": source}, history), Status.CRASH, None, None))
+        history.append(
+            past(number, proposer.propose(Situation({"train.py": source}, history)), Status.CRASH, None, None)
+        )
     assert len({p.files["train.py"] for p in history}) == 7
 
 
@@ -198,19 +203,24 @@ def test_rows_of_other_proposers_are_read_where_they_can_be_and_never_break_the_
     ]
     incumbent = SAMPLE.replace("0.04", "0.05").replace('"SSSL"', '"SLSL"')
     for method in ("tpe", "cmaes", "random"):
-        assert of_search(method=method).propose({"train.py": incumbent}, others).files["train.py"] != incumbent
+        assert (
+            of_search(method=method).propose(Situation({"train.py": incumbent}, others)).files["train.py"] != incumbent
+        )
 
 
 def test_a_value_already_tried_by_someone_else_is_not_proposed_again():
     tried = PastExperiment(1, "x", {"train.py": "MATRIX_LR = 8e-2  # mine\n"}, {}, Status.DISCARD, 2.1, -0.1)
-    assert of_search().propose({"train.py": "MATRIX_LR = 0.04\n"}, [tried]).description != "MATRIX_LR 0.04 -> 0.08"
+    assert (
+        of_search().propose(Situation({"train.py": "MATRIX_LR = 0.04\n"}, [tried])).description
+        != "MATRIX_LR 0.04 -> 0.08"
+    )
 
 
 def test_an_exhausted_space_is_said_so():
     source, proposer, history = 'WINDOW_PATTERN = "L"\nUSE_BIAS = False\n', of_search(), []
     with pytest.raises(ProposerExhausted) as caught:
         for number in range(1, 20):
-            proposal = proposer.propose({"train.py": source}, history)
+            proposal = proposer.propose(Situation({"train.py": source}, history))
             history.append(past(number, proposal, Status.DISCARD, 2.1, -0.1))
     assert [p.details["parameter"] for p in history].count("WINDOW_PATTERN") == 4
     assert len(history) == 5
@@ -227,19 +237,19 @@ def test_an_exhausted_space_is_said_so():
 )
 def test_an_incumbent_that_cannot_be_searched_is_a_clear_error(files, says):
     with pytest.raises(UsageError, match=says) as caught:
-        of_search().propose(files, [])
+        of_search().propose(Situation(files, []))
     assert caught.value.hint
 
 
 def test_cmaes_moves_the_learning_rates_together_and_says_so():
-    proposal = of_search(method="cmaes").propose({"train.py": SAMPLE}, [])
+    proposal = of_search(method="cmaes").propose(Situation({"train.py": SAMPLE}, []))
     assert proposal.description.startswith("learning rates together: ")
     assert set(proposal.details["changes"]) == {"EMBEDDING_LR", "UNEMBEDDING_LR", "MATRIX_LR", "SCALAR_LR"}
 
 
 def test_cmaes_without_two_rates_is_a_clear_error():
     with pytest.raises(UsageError, match="at least two learning rates"):
-        of_search(method="cmaes").propose({"train.py": "MATRIX_LR = 0.04\nDEPTH = 3\n"}, [])
+        of_search(method="cmaes").propose(Situation({"train.py": "MATRIX_LR = 0.04\nDEPTH = 3\n"}, []))
 
 
 def rates_surface(text: str) -> float:
@@ -279,11 +289,11 @@ def test_proposing_leaves_optunas_log_level_and_the_warning_filters_alone():
     import optuna
 
     level, filters = optuna.logging.get_verbosity(), list(warnings.filters)
-    of_search(method="random").propose({"train.py": SAMPLE}, [])
+    of_search(method="random").propose(Situation({"train.py": SAMPLE}, []))
     assert (optuna.logging.get_verbosity(), list(warnings.filters)) == (level, filters)
 
 
 def test_importing_the_search_imports_no_heavy_library():
-    code = "import sys, autoresearch.loop.search; print([m for m in ('optuna', 'numpy', 'torch', 'cmaes') if m in sys.modules])"
+    code = "import sys, autoresearch.proposers.search; print([m for m in ('optuna', 'numpy', 'torch', 'cmaes') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

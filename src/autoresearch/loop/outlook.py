@@ -1,0 +1,115 @@
+"""A session as its proposer may see it: built from the ledger, without validation text, keys or git objects."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from autoresearch.contract.rules import Clock, Rules
+from autoresearch.proposers.situation import MachineFacts, PastExperiment, Situation
+from autoresearch.records.ledger import Experiment, TrialRow
+from autoresearch.records.tables import result_row
+from autoresearch.vocabulary import Outcome, Status
+
+if TYPE_CHECKING:
+    from autoresearch.loop.session import ResearchSession
+
+_MAX_ELSEWHERE = 20  # keeps of other sessions that a proposer sees: the newest
+_UNITS: Mapping[Clock, str] = {Clock.WALL: "seconds", Clock.CPU: "CPU seconds", Clock.STEPS: "steps"}
+
+
+def situation_of(session: ResearchSession) -> Situation:
+    """What a proposer may know of the session now. Before the baseline is measured, scores and noise are None."""
+    tag, entry = session.tag, session.session.entry
+    experiments = session.ledger.experiments(tag)
+    incumbent = session.incumbent()
+    measured = incumbent.verdict is not None
+    estimate = session.incumbent_estimate() if measured else None
+    baseline = experiments[0].verdict
+    return Situation(
+        incumbent={entry: session.workspace.read_surface(incumbent.commit_hash or "", entry)},
+        history=_past(experiments, session.ledger.trials(tag)),
+        tag=tag,
+        program=session.session.program,
+        incumbent_number=incumbent.number,
+        val_bpb=estimate.mean if estimate else None,
+        val_bpb_error=estimate.error if estimate else None,
+        noise=session.noise().sd if measured else None,
+        baseline_val_bpb=baseline.estimate if baseline else None,
+        elsewhere=_elsewhere(session),
+        machine=_machine_of(session, incumbent),
+    )
+
+
+def _past(experiments: Sequence[Experiment], trials: Sequence[TrialRow]) -> list[PastExperiment]:
+    """Experiments but the baseline, each with what its trials measured."""
+    numbers = {found.commit_hash: found.number for found in experiments if found.commit_hash}
+    of: dict[int, list[TrialRow]] = {}
+    for row in trials:
+        of.setdefault(row.number, []).append(row)
+    return [_past_experiment(found, of.get(found.number, []), numbers) for found in experiments if found.number]
+
+
+def _past_experiment(found: Experiment, trials: list[TrialRow], numbers: Mapping[str, int]) -> PastExperiment:
+    verdict = found.verdict
+    row = result_row(found, trials) if found.status else None
+    own = [t.trial for t in trials if t.trial and t.commit_hash == found.commit_hash]
+    ended = [trial for trial in own if trial.outcome is not Outcome.ABANDONED]
+    return PastExperiment(
+        number=found.number,
+        description=found.proposal.description,
+        files=found.proposal.files,
+        details=found.proposal.details,
+        status=found.status,
+        val_bpb=verdict.estimate if verdict else None,
+        gain=verdict.gain if verdict else None,
+        tag=found.tag,
+        proposer=found.proposal.proposer,
+        base=numbers.get(found.incumbent),
+        interval=verdict.interval if verdict else None,
+        p_better=verdict.p_better if verdict else None,
+        reason=verdict.reason if verdict else "",
+        outcome=ended[-1].outcome if ended else Outcome.REJECTED if found.status else None,
+        log_tail=ended[-1].log_tail if ended else "",
+        seconds=row.seconds if row else 0.0,
+        tok_sec=row.avg_tok_sec if row else None,
+        memory_gb=row.memory_gb if row else None,
+    )
+
+
+def _elsewhere(session: ResearchSession) -> list[PastExperiment]:
+    """The newest keeps of other sessions whose scores may be compared with this one's."""
+    alike = {
+        other.tag
+        for other in session.ledger.sessions()
+        if other.tag != session.tag and other.fingerprint == session.session.fingerprint
+    }
+    kept = [
+        found
+        for found in session.ledger.judged_experiments()
+        if found.tag in alike and found.number and found.status is Status.KEEP
+    ]
+    return [_past_experiment(found, [], {}) for found in kept[-_MAX_ELSEWHERE:]]
+
+
+def _machine_of(session: ResearchSession, incumbent: Experiment) -> MachineFacts:
+    machine, rules = session.session.machine, session.arena.rules
+    trials = [
+        row.trial
+        for row in session.ledger.trials(session.tag)
+        if row.commit_hash == incumbent.commit_hash and row.trial and row.trial.val_bpb is not None
+    ]
+    return MachineFacts(
+        device=str(machine.get("backend", "")),
+        chip=str(machine.get("chip", "")),
+        memory_gb=machine.get("memory_gb"),
+        budget=budget_in_words(rules),
+        tok_sec=statistics.median(trial.tok_sec for trial in trials) if trials else None,
+        peak_memory_gb=max(trial.peak_memory_mb for trial in trials) / 1024 if trials else None,
+    )
+
+
+def budget_in_words(rules: Rules) -> str:
+    """ "20 CPU seconds": the budget with its unit."""
+    return f"{rules.time_budget:g} {_UNITS[rules.clock]}"

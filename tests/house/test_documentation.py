@@ -163,7 +163,9 @@ def test_every_setting_is_in_the_guide_with_its_default():
     assert list(rows) == list(known_settings())
     defaults = {name: getattr(Settings(), name) for name in known_settings()}
     assert {name: rows[name] for name, value in defaults.items() if value is not None} == {
-        name: str(value) for name, value in defaults.items() if value is not None
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in defaults.items()
+        if value is not None
     }
 
 

@@ -101,7 +101,7 @@ def test_an_honest_process_passes_and_is_told_the_end(interview, model, smoke, t
     talk, candidate = interview(honest)
     result = talk.hold(*model, batch_size=8)
     assert result.passed
-    assert result.num_prefixes == 2.5 * smoke[0].num_eval_rows
+    assert result.num_prefixes == 2.0 * smoke[0].num_eval_rows
     assert candidate.begun == [(FILES, "train.py", tmp_path / "deep.log")]
     candidate.thread.join(20.0)
     assert not candidate.thread.is_alive(), "it ends by itself when it is told so"

@@ -278,6 +278,14 @@ def quoted_for_model(text: str, limit: int = 4000, *, what: str = "output of an 
     return f"{head}\n[begin {mark}]\n{body}\n[end {mark}]" if body else f"{head}\n[begin {mark}]\n[end {mark}]"
 
 
+_TEMPLATE_MARK = re.compile(r"<\||\|>|</?s>|<(?:start|end)_of_turn>|\[/?(?:INST|SYS)\]")
+
+
+def has_template_mark(line: str) -> bool:
+    """Whether a chat template may act on a piece of this line: what `quoted_for_model` breaks apart."""
+    return _TEMPLATE_MARK.search(line) is not None
+
+
 def _without_template_marks(line: str) -> str:
     spaced = line.replace("<|", "< |").replace("|>", "| >")
     return re.sub(r"<(?=/?s>|(?:start|end)_of_turn>)|\[(?=/?(?:INST|SYS)\])", lambda found: found[0] + " ", spaced)

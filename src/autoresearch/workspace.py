@@ -285,7 +285,7 @@ def _read_only_filesystem(folder: Path) -> bool:
 # -- making a workspace -------------------------------------------------------------------------------------------------
 
 # Files a new workspace starts with; the wheel carries the same ones (a test compares this with pyproject.toml).
-WORKSPACE_FILES = ("train.py", "prepare.py", "data_sources.py", "program.md", ".gitignore")
+WORKSPACE_FILES = ("train.py", "prepare.py", "data_sources.py", "program.md", "program_data.md", ".gitignore")
 
 _PYPROJECT = """\
 [project]

@@ -246,11 +246,11 @@ def test_try_restores_the_incumbents_file_after_a_discard_and_leaves_a_keep(make
     session = begun(root)
     original = (root / "train.py").read_text()
     (root / "train.py").write_text(original.replace("SHARPNESS = 0.5", "SHARPNESS = 0.1"))
-    assert attempt.try_edit(session, "flatter").status is Status.DISCARD
+    assert attempt.try_edit(session, "flatter").experiment.status is Status.DISCARD
     assert (root / "train.py").read_text() == original
     better = original.replace("SHARPNESS = 0.5", "SHARPNESS = 1.0")
     (root / "train.py").write_text(better)
-    assert attempt.try_edit(session, "sharper").status is Status.KEEP
+    assert attempt.try_edit(session, "sharper").experiment.status is Status.KEEP
     assert (root / "train.py").read_text() == better
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from autoresearch.proposers.constants import read_constants
 from autoresearch.proposers.novelty import same_program
-from autoresearch.proposers.registry import make_proposer
+from autoresearch.proposers.registry import ProposerOptions, make_proposer
 from autoresearch.proposers.search import SearchProposer
 from autoresearch.proposers.situation import PastExperiment, Proposer, Situation
 from autoresearch.vocabulary import Proposal, ProposerExhausted, Status, UsageError
@@ -266,9 +266,8 @@ def rates_surface(text: str) -> float:
 def test_tpe_finds_a_clearly_better_point_within_24_noisy_experiments():
     left = []
     for seed in range(6):
-        end, _ = play(
-            make_proposer("search", preset="tiny", seed=seed), RATES, rates_surface, 24, noise=0.015, seed=seed
-        )
+        proposer = make_proposer("search", ProposerOptions("tiny", seed=seed))
+        end, _ = play(proposer, RATES, rates_surface, 24, noise=0.015, seed=seed)
         left.append(rates_surface(end) - 2.0)
     start = rates_surface(RATES) - 2.0
     assert 0.25 < start < 0.32
@@ -280,7 +279,7 @@ def test_cmaes_improves_the_rates_on_most_seeds():
     start = rates_surface(RATES)
     gains = []
     for seed in range(3):
-        proposer = make_proposer("search:cmaes", preset="tiny", seed=seed)
+        proposer = make_proposer("search:cmaes", ProposerOptions("tiny", seed=seed))
         gains.append(start - rates_surface(play(proposer, RATES, rates_surface, 24, noise=0.015, seed=seed)[0]))
     assert sorted(gains)[1] > 0.1
 
@@ -297,3 +296,44 @@ def test_importing_the_search_imports_no_heavy_library():
     code = "import sys, autoresearch.proposers.search; print([m for m in ('optuna', 'numpy', 'torch', 'cmaes') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- what it has learned, for a model that may overrule it -------------------------------------------------------------
+
+
+def test_what_was_learned_says_value_range_and_the_last_tries_of_each_constant():
+    first, second = (RATES.replace("MATRIX_LR = 0.04", f"MATRIX_LR = {value}") for value in (0.08, 0.02))
+    told = [
+        ("MATRIX_LR", 0.08, first, Status.KEEP, 0.0123),
+        ("MATRIX_LR", 0.02, second, Status.CRASH, None),
+    ]
+    history = [
+        past(
+            number,
+            Proposal("", {"train.py": text}, "search:tpe", {"changes": {name: [0.04, value]}, "parameter": name}),
+            status,
+            None if gain is None else 2.0,
+            gain,
+        )
+        for number, (name, value, text, status, gain) in enumerate(told, start=1)
+    ]
+    learned = of_search().learned(Situation({"train.py": first}, history)).split("\n")
+    assert learned[0] == "MATRIX_LR = 0.08 (searched from 0.005 to 0.32): 0.08 gain +0.0123 keep; 0.02 crash"
+    assert sorted(learned[1:]) == [
+        "EMBEDDING_LR = 0.6 (searched from 0.075 to 4.8): not tried",
+        "SCALAR_LR = 0.5 (searched from 0.062 to 4.0): not tried",
+        "UNEMBEDDING_LR = 0.004 (searched from 0.0005 to 0.032): not tried",
+    ]
+
+
+def test_what_was_learned_is_bounded_by_the_number_of_constants():
+    _, history = play(of_search(), RATES, lambda text: 2.0 - value_of(text, "MATRIX_LR"), 20)
+    learned = of_search().learned(Situation({"train.py": RATES}, history))
+    assert len(learned.split("\n")) == 4
+    assert max(len(line) for line in learned.split("\n")) < 300
+
+
+def test_asking_what_was_learned_does_not_change_what_comes_next():
+    asked, plain = of_search(), of_search()
+    asked.learned(Situation({"train.py": RATES}))
+    assert asked.propose(Situation({"train.py": RATES})) == plain.propose(Situation({"train.py": RATES}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
 from dataclasses import asdict
@@ -13,9 +14,11 @@ import psutil
 from autoresearch.cli import screen
 from autoresearch.contract.rules import rules_for
 from autoresearch.hostile_text import terminal_line
+from autoresearch.loop import attempt, queue
 from autoresearch.loop.opening import session_lock
 from autoresearch.loop.session_records import SessionRecords
-from autoresearch.loop.verdict import noise_of
+from autoresearch.loop.settings import Settings, load_settings
+from autoresearch.loop.verdict import Noise, noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
 from autoresearch.records.tables import result_row
@@ -42,23 +45,24 @@ def _session(ledger: Ledger, tag: str | None) -> Session:
     return found
 
 
-def _noise(ledger: Ledger, session: Session) -> float:
+def _noise(ledger: Ledger, session: Session) -> Noise:
     rules = rules_for(session.preset)
     return noise_of(
         ledger.score_groups(session.fingerprint), prior=rules.noise_prior, prior_weight=rules.noise_prior_weight
-    ).sd
+    )
 
 
 def status(options: argparse.Namespace) -> int:
     """How the newest session stands, and whether it runs."""
     workspace, ledger = _open()
+    settings = load_settings(workspace.settings(), os.environ, {})
     while True:
-        session = _session(ledger, None)
-        values = _status_values(workspace, ledger, session)
+        session = _session(ledger, options.tag)
+        values = _status_values(workspace, ledger, session, settings)
         if options.json:
             screen.print_json(values)
         else:
-            shown = {name: value for name, value in values.items() if value not in ("", None)}
+            shown = {name: value for name, value in values.items() if value not in ("", None, {})}
             screen.say("\n".join(f"{name:>20}  {terminal_line(str(value))}" for name, value in shown.items()))
         if not options.watch:
             return 0
@@ -66,13 +70,14 @@ def status(options: argparse.Namespace) -> int:
         print()
 
 
-def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> dict[str, object]:
+def _status_values(workspace: Workspace, ledger: Ledger, session: Session, settings: Settings) -> dict[str, object]:
     agent = read_status(workspace.status_path("agent", session.tag))
     train = read_status(workspace.status_path("train", session.tag))
     pid = agent.get("pid", "")
     is_number = re.fullmatch(r"[0-9]{1,9}", pid) is not None
     runs = is_number and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
-    found = summary(screen.rows_of(ledger, session.tag), _noise(ledger, session))
+    noise = _noise(ledger, session)
+    found = summary(screen.rows_of(ledger, session.tag), noise.sd)
     return {
         "session": session.tag,
         "state": f"running (process {pid})"
@@ -84,7 +89,11 @@ def _status_values(workspace: Workspace, ledger: Ledger, session: Session) -> di
         "sealed": agent.get("sealed", ""),
         "progress of the run": train.get("progress", "") if runs else "",
         "loss": train.get("loss", "") if runs else "",
+        "waiting": len(queue.waiting(workspace, session.tag)),
+        "limits": attempt.limits_of(ledger, session, settings).left(ledger, session),
         **found,
+        "measured_noise": noise.measured,
+        "noise_degrees": noise.degrees,
     }
 
 
@@ -94,7 +103,7 @@ def history(options: argparse.Namespace) -> int:
     session = _session(ledger, options.tag)
     if options.write:
         _write_again(workspace, ledger, session)
-    noise = _noise(ledger, session)
+    noise = _noise(ledger, session).sd
     rows = screen.rows_of(ledger, session.tag)
     if options.chart:
         save_chart(rows, Path(options.chart).absolute(), noise, tag=session.tag)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 from collections.abc import Callable
 
 from autoresearch import __version__
@@ -27,6 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     _work_verbs(verbs)
     _look_verbs(verbs)
     _prove_verbs(verbs)
+    _compare_verb(verbs)
+    _hook_verb(verbs)
     return parser
 
 
@@ -98,6 +101,14 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     attempt.add_argument("-m", "--message", required=True, metavar="TEXT", help="the idea in one line")
     attempt.add_argument("--tag", help="session to try in (default: the newest; a new one is begun when there is none)")
+    attempt.add_argument(
+        "--edit", metavar="FILE", help="try the text of this file (-: standard input) and leave the checkout alone"
+    )
+    attempt.add_argument(
+        "--wait", type=_seconds, metavar="SECONDS", help="patience while others try (default: as long as it takes)"
+    )
+    attempt.add_argument("--experiments", type=int, metavar="N", help="limit of the session: N experiments in all")
+    attempt.add_argument("--hours", type=float, metavar="H", help="limit of the session: H hours since it was begun")
     _session_flags(attempt)
     _json(attempt)
     research = _verb(
@@ -112,7 +123,22 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     research.add_argument(
         "--committed", action="store_true", help="start from the committed file although the checkout's differs"
     )
-    research.add_argument("--proposer", help="who has the ideas: search, search:tpe, search:cmaes, search:random")
+    research.add_argument(
+        "--proposer", help="who has the ideas: search[:tpe|cmaes|random], llm, hybrid[:tpe|cmaes], cli:AGENT"
+    )
+    research.add_argument(
+        "--model",
+        metavar="CHAIN",
+        help="language models in order of preference, e.g. anthropic:claude-opus-4-5,ollama:qwen3",
+    )
+    research.add_argument("--usd", type=float, metavar="X", help="most the session may spend on models")
+    research.add_argument("--tokens", type=int, metavar="N", help="most tokens the session may send and receive")
+    research.add_argument(
+        "--model-share",
+        type=float,
+        metavar="P",
+        help="share of a hybrid's experiments that the model proposes (default: 0.3)",
+    )
     research.add_argument("--program", help="what is edited: model")
     research.add_argument("--file", help="experiment file (default: train.py)")
     research.add_argument("--experiments", type=int, metavar="N", help="stop after N experiments of the session")
@@ -133,6 +159,24 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     calibrate.add_argument("--repeats", type=int, default=5, metavar="N", help="runs in all (default: 5)")
     _session_flags(calibrate)
     _json(calibrate)
+    _mcp_verb(verbs)
+
+
+def _mcp_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    _verb(
+        verbs,
+        "mcp",
+        "mcp_server:serve",
+        "offer status, history, show, try and noise to an agent over the Model Context Protocol, on standard input and output",
+        "claude mcp add autoresearch -- autoresearch mcp",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
+    return value
 
 
 def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
@@ -143,6 +187,7 @@ def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "what is running, and how the newest session stands",
         "autoresearch status --watch",
     )
+    status.add_argument("--tag", help="session (default: the newest)")
     status.add_argument("--watch", action="store_true", help="look again every second until Ctrl-C")
     _json(status)
     history = _verb(
@@ -186,6 +231,41 @@ def _prove_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     redteam.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     _json(redteam)
+
+
+def _compare_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    compare = _verb(
+        verbs,
+        "compare",
+        "compare:compare",
+        "set experiments or whole sessions side by side: scores, gain, speed, memory, and what changed",
+        "autoresearch compare 0 4 nov20:7",
+    )
+    compare.add_argument(
+        "items",
+        metavar="WHICH",
+        nargs="*",
+        help="N, TAG:N, or TAG for a session's incumbent (default: baseline and the last 5)",
+    )
+    compare.add_argument("--last", type=int, metavar="N", help="the last N experiments, beside the incumbent they met")
+    compare.add_argument("--tag", help="session that plain numbers mean (default: the newest)")
+    _json(compare)
+
+
+def _hook_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    hook = _verb(
+        verbs,
+        "hook",
+        "hook:hook",
+        "answer a hook of the Claude Code plugin; its JSON comes on standard input",
+        "autoresearch hook scope < event.json",
+    )
+    hook.add_argument(
+        "name",
+        metavar="NAME",
+        choices=("begin", "scope", "shell", "preflight", "stop"),
+        help="begin, scope, shell, preflight or stop",
+    )
 
 
 def _contract(parser: argparse.ArgumentParser) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import runpy
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autoresearch.cli import screen
 from autoresearch.cli.screen import Screen
-from autoresearch.loop import attempt, opening
+from autoresearch.hostile_text import why_not_a_file
+from autoresearch.loop import attempt, minds, opening, queue
 from autoresearch.loop import research as loop
 from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import Settings, known_settings, load_settings
-from autoresearch.proposers.registry import make_proposer
 from autoresearch.records.ledger import Experiment, Ledger
 from autoresearch.report.analysis import summary
+from autoresearch.report.live import LiveLine
+from autoresearch.repository import MAX_SURFACE_BYTES, check_tag
 from autoresearch.sandbox.process_tree import shield_referee
 from autoresearch.vocabulary import UsageError
 from autoresearch.workspace import Workspace, open_workspace
@@ -71,30 +76,36 @@ def research(options: argparse.Namespace) -> int:
     workspace = open_workspace()
     settings = settings_for(workspace, options)
     ledger = _ledger_to_write(workspace)
-    with opening.session_lock(workspace, options.tag):
+    with opening.session_lock(workspace, options.tag), interruptible() as stop:
+        shown = Screen(as_json=options.json)
         if options.resume:
             row, ground = opening.resume(workspace, ledger, settings, options.tag)
         else:
             ground = opening.find_ground(settings)
-            make_proposer(
-                settings.proposer_name, preset=ground.rules.preset
-            )  # an unknown name fails before anything is made
+        # before anything is made: a missing key or program ends it here
+        proposer = minds.proposer_for(
+            workspace,
+            settings,
+            options.tag,
+            preset=ground.rules.preset,
+            entry=row.entry if options.resume else settings.file,
+            stop=stop,
+            say=shown.note,
+        )
+        if not options.resume:
             row = opening.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
         opening.refuse_checked_out(workspace, row)
-        shown = Screen(as_json=options.json)
-        with interruptible() as stop:
-            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
-            proposer = opening.proposer_for(row, settings)
-            shown.bind(session)
-            for name, value in opening.describe(row, ground, settings, workspace):
-                shown.note(f"{name:>11}  {value}")
-            for line in session.recover():
-                shown.note(f"found: {line}")
-            try:
-                why = loop.research(session, proposer, shown)
-            finally:
-                shown.live.close()
-            shown.end(session, why)
+        session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
+        shown.bind(session)
+        for name, value in opening.describe(row, ground, settings, workspace):
+            shown.note(f"{name:>11}  {value}")
+        for line in session.recover():
+            shown.note(f"found: {line}")
+        try:
+            why = loop.research(session, proposer, shown)
+        finally:
+            shown.live.close()
+        shown.end(session, why)
     return _finish(ledger, workspace, session, why, as_json=options.json)
 
 
@@ -110,61 +121,88 @@ def _finish(ledger: Ledger, workspace: Workspace, session: ResearchSession, why:
 
 
 def try_one(options: argparse.Namespace) -> int:
-    """One experiment from the edit in this checkout."""
+    """One experiment from the edit in this checkout, when its turn has come."""
+    called = time.monotonic()
     workspace = open_workspace()
     settings = settings_for(workspace, options)
     ledger = _ledger_to_write(workspace)
     sessions = ledger.sessions()
-    tag = options.tag or (sessions[-1].tag if sessions else "try")
-    with opening.session_lock(workspace, tag):
+    tag = check_tag(options.tag or (sessions[-1].tag if sessions else "try"))
+    begun = ledger.session(tag)
+    if begun:
+        attempt.check_limits(ledger, begun, attempt.limits_of(ledger, begun, settings))
+    edit = attempt.read_edit(workspace, ledger, begun, settings, _given_text(options.edit))
+    with queue.turn(workspace, tag, seconds=options.wait, on_wait=_say_waiting):
         if ledger.session(tag):
             row, ground = opening.resume(workspace, ledger, settings, tag)
         else:
             ground = opening.find_ground(settings)
             # the edit is what is tried; the session starts from what is committed
             row = opening.begin(workspace, ledger, settings, ground, tag, committed=True)
-        shown = Screen(as_json=options.json)
+        limits = attempt.limits_of(ledger, row, settings)
+        shown = _StatusOnly() if options.json else Screen(as_json=False)
         with interruptible() as stop:
             session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
             shown.bind(session)
             for line in session.recover():
                 shown.note(f"found: {line}")
             try:
-                concluded = attempt.try_edit(session, options.message)
+                done = attempt.try_edit(session, options.message, edit, limits)
             except Stopped:
                 shown.live.close()
                 print(f"stopped; to go on: autoresearch try -m '...' --tag {tag}", file=sys.stderr)
                 return 130
             finally:
+                session.close()
                 shown.live.close()
-            shown.agent_status(session, "ended", concluded.proposal.description, concluded.number)
-    _print_concluded(concluded, session, as_json=options.json)
+            shown.agent_status(session, "ended", done.experiment.proposal.description, done.experiment.number)
+            answer = attempt.answer_of(session, done, called, limits)
+    _print_concluded(done.experiment, answer, as_json=options.json)
     return 0
 
 
-def _print_concluded(experiment: Experiment, session: ResearchSession, *, as_json: bool) -> None:
-    verdict = experiment.verdict
-    assert verdict is not None
-    if not as_json:
-        screen.say(loop.one_line_of(experiment))
-        return
-    trials = session.ledger.trials(session.tag, experiment.number)
-    tails = [row.trial.log_tail for row in trials if row.trial and row.trial.val_bpb is None]
-    values = {
-        "event": "verdict",
-        "tag": session.tag,
-        "experiment": experiment.number,
-        "status": experiment.status,
-        "commit": experiment.commit_hash,
-        "reason": verdict.reason,
-        "estimate": verdict.estimate,
-        "gain": verdict.gain,
-        "interval": verdict.interval,
-        "p_better": verdict.p_better,
-        "noise": verdict.noise,
-        "log_tail": tails[-1] if tails else "",
-    }
-    screen.print_json(values)
+class _StatusOnly(Screen):
+    """Keeps the status files up to date and prints nothing: an agent pays for every line that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=True)
+        self.live = LiveLine(_Nowhere(), json_lines=True)
+
+
+class _Nowhere(io.StringIO):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _given_text(source: str | None) -> str | None:
+    """Text of the file that --edit names, or of standard input for `-`; None without one.
+
+    Raises:
+        UsageError: it cannot be read as text.
+    """
+    if source is None:
+        return None
+    try:
+        data = sys.stdin.buffer.read(MAX_SURFACE_BYTES + 1) if source == "-" else Path(source).read_bytes()
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the edit cannot be read from {source}: {error}", hint="autoresearch try -m '...' --edit FILE"
+        ) from error
+    if why := why_not_a_file(text, MAX_SURFACE_BYTES):
+        raise UsageError(f"the edit in {source} {why}", hint="autoresearch try -m '...' --edit FILE")
+    return text
+
+
+def _say_waiting(why: str) -> None:
+    screen.say(f"waiting for the turn: {why}", stream=sys.stderr)
+
+
+def _print_concluded(experiment: Experiment, answer: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        screen.print_json(answer)
+    else:
+        screen.say("\n".join([loop.one_line_of(experiment), *attempt.lines_of(answer)]))
 
 
 def calibrate(options: argparse.Namespace) -> int:

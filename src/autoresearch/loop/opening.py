@@ -19,8 +19,7 @@ from autoresearch.contract.rules import Clock, Rules, fingerprint_of, rules_for
 from autoresearch.loop.orders import Arena
 from autoresearch.loop.session import BASELINE, Reporter, ResearchSession
 from autoresearch.loop.settings import Settings
-from autoresearch.proposers.registry import make_proposer
-from autoresearch.proposers.situation import Proposer
+from autoresearch.proposers.registry import needs_model
 from autoresearch.records.ledger import Ledger, Session, now
 from autoresearch.repository import check_tag
 from autoresearch.sandbox.layers import probe
@@ -213,11 +212,6 @@ def refuse_checked_out(workspace: Workspace, session: Session) -> None:
         )
 
 
-def proposer_for(session: Session, settings: Settings) -> Proposer:
-    """The proposer that the settings name, for this session's contract and file."""
-    return make_proposer(settings.proposer_name, preset=session.preset, seed=settings.seed, surface=session.entry)
-
-
 def session_on(
     workspace: Workspace,
     ledger: Ledger,
@@ -249,6 +243,8 @@ def describe(session: Session, ground: Ground, settings: Settings, workspace: Wo
     limits = [
         f"{settings.experiments} experiments" if settings.experiments else "",
         f"{settings.hours:g} h" if settings.hours else "",
+        f"{settings.usd:g} USD" if settings.usd else "",
+        f"{settings.tokens:,} tokens" if settings.tokens else "",
     ]
     rows: list[tuple[str, Any]] = [
         ("session", f"{session.tag} on branch {session.branch}, from {session.base_commit[:10]}"),
@@ -261,6 +257,7 @@ def describe(session: Session, ground: Ground, settings: Settings, workspace: Wo
         ("sealed", _said_loudly(ground.arena.seal)),
         ("edits", session.entry),
         ("proposer", settings.proposer_name),
+        ("model", settings.model if settings.model and needs_model(settings.proposer_name) else ""),
         ("limits", " and ".join(filter(None, limits)) or "none: runs until stopped (Ctrl-C)"),
         (
             "tables",
@@ -269,4 +266,4 @@ def describe(session: Session, ground: Ground, settings: Settings, workspace: Wo
         ("snapshots", str(workspace.session_dir(session.tag))),
         ("ledger", str(workspace.ledger_path)),
     ]
-    return [(name, str(value)) for name, value in rows]
+    return [(name, str(value)) for name, value in rows if value != ""]

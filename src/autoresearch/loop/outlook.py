@@ -29,6 +29,7 @@ def situation_of(session: ResearchSession) -> Situation:
     baseline = experiments[0].verdict
     return Situation(
         incumbent={entry: session.workspace.read_surface(incumbent.commit_hash or "", entry)},
+        baseline=dict(experiments[0].proposal.files),
         history=_past(experiments, session.ledger.trials(tag)),
         tag=tag,
         program=session.session.program,

@@ -11,9 +11,21 @@ from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
 from autoresearch.proposers.novelty import is_seed_only, same_program
 from autoresearch.proposers.situation import Proposer
+from autoresearch.providers.exchange import Interrupted
 from autoresearch.records.ledger import Experiment
-from autoresearch.vocabulary import Outcome, ProposerExhausted, SessionStopped, Status
+from autoresearch.vocabulary import (
+    Outcome,
+    Proposal,
+    ProposerExhausted,
+    ProviderUnavailable,
+    SessionStopped,
+    SpendingCapReached,
+    Status,
+)
 from autoresearch.workspace import SCOPES, refusal_of
+
+# Seconds until a proposer that has no answer is asked again: an outage of two hours does not end a night
+_PAUSES = (10.0, 60.0, 300.0, 900.0, 1800.0, 1800.0, 2400.0)
 
 
 def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -> str:
@@ -31,19 +43,44 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
             experiment = session.open_experiment()
             if experiment is None:
                 session.refresh_if_due()
-                experiment = session.propose(proposer.propose(session.situation()))
+                experiment = session.propose(next_idea(session, proposer))
             experiment = session.commit(experiment)
             refusal = why_refused(session, experiment)
             verdict = judge_failure(Outcome.REJECTED, refusal) if refusal else session.try_out(experiment)
             concluded = session.conclude(experiment, verdict)
             reporter.note(one_line_of(concluded))
-    except Stopped:
+    except (Stopped, Interrupted):
         return "stopped"
+    except SpendingCapReached as reached_cap:
+        return reached_cap.message
     except ProposerExhausted as exhausted:
         return f"the proposer has nothing new: {exhausted.message}"
     finally:
         session.close()
     return reached
+
+
+def next_idea(session: ResearchSession, proposer: Proposer) -> Proposal:
+    """The proposer's next idea. A night must outlive an outage: where no model or agent answers, it is asked again later.
+
+    Raises:
+        SessionStopped: it did not answer for as long as _PAUSES last. Stopped: the user asked to stop.
+        ProposerExhausted, SpendingCapReached: as the proposer raises them.
+    """
+    for pause in _PAUSES:
+        try:
+            return proposer.propose(session.situation())
+        except ProviderUnavailable as unavailable:
+            session.reporter.note(f"no idea yet, asked again in {pause:g} s: {unavailable.message}")
+            if session.stop.wait(pause):
+                raise Stopped from unavailable
+    try:
+        return proposer.propose(session.situation())
+    except ProviderUnavailable as unavailable:
+        raise SessionStopped(
+            f"{proposer.name} had no idea for {sum(_PAUSES) / 60:.0f} minutes: {unavailable.message}",
+            hint=unavailable.hint or f"autoresearch research {session.tag} --resume --proposer hybrid",
+        ) from unavailable
 
 
 def why_refused(session: ResearchSession, experiment: Experiment) -> str:

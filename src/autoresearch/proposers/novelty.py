@@ -37,7 +37,7 @@ def normalised(source: str) -> str:
         raise SyntaxError("nested too deeply to compare") from error
 
 
-@lru_cache(maxsize=1024)  # 1000 lines take 20 ms; a session compares each candidate with all earlier ones
+@lru_cache(maxsize=4096)  # 1000 lines take 20 ms; a session compares each candidate with all earlier ones
 def digest_of(source: str) -> str:
     """SHA-256 of the normalised program, or of the text itself where it does not parse."""
     try:

@@ -35,6 +35,7 @@ _GRID = 33
 # CMA-ES starts in the middle of its ranges with a standard deviation of a sixth of them: a factor of 1.6.
 _CMAES_REACH = 2.0
 _CMAES_ASKS = 8
+_TOLD_TRIES = 4  # per constant, the last ones: a step out, a turn round, two refinements
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,8 @@ class SearchProposer:
             UsageError: the incumbent lacks the file to edit, it does not parse, or it has nothing to search.
             ProposerExhausted: every value within the ranges has been tried.
         """
-        source = self._source_of(situation.incumbent)
-        rows = [_Row.read(past, self._surface, self._rules.preset) for past in situation.history]
-        space = self._space(source, rows)
-        self.skipped = space.skipped
-        if not space.dimensions:
-            raise UsageError(
-                f"{self._surface} has no UPPER_CASE constants that the search can change",
-                hint="autoresearch research TAG --proposer NAME, with another proposer",
-            )
-        attempt = _Attempt(space, source, rows, random.Random(f"{self._seed}:{len(rows)}"))
+        attempt = self._attempt(situation)
+        space = attempt.space
         if self._method == "cmaes":
             return self._joint_proposal(attempt)
         plans = self._random_plans(attempt) if self._method == "random" else self._bandit_plans(attempt)
@@ -108,6 +101,44 @@ class SearchProposer:
             "every value within the search's ranges has been tried",
             hint="autoresearch research NEWTAG, from this incumbent or with another proposer",
         )
+
+    def learned(self, situation: Situation) -> str:
+        """What the history says of each constant, a line each: its value and range, and the last values tried.
+
+        Text for a language model that may overrule the search: names, numbers and verdicts of ours, no machine's words.
+
+        Raises:
+            UsageError: as `propose` does.
+        """
+        attempt = self._attempt(situation)
+        lines, untried = [], []
+        for dimension in attempt.space.dimensions.values():
+            tries = [_said(row, dimension) for row in attempt.rows if dimension.name in row.changes]
+            now = _shown(attempt.space.values[dimension.name])
+            low, high = (_shown(dimension.value_at(spot)) for spot in (dimension.low, dimension.high))
+            about = f"{dimension.name} = {now} (searched from {low} to {high})"
+            if tries:
+                lines.append(f"{about}: {'; '.join(tries[-_TOLD_TRIES:])}")
+            else:
+                untried.append(about)
+        return "\n".join([*lines, *(f"{about}: not tried" for about in untried)])
+
+    def _attempt(self, situation: Situation) -> _Attempt:
+        """The incumbent and the history as the search reads them.
+
+        Raises:
+            UsageError: the incumbent lacks the file to edit, it does not parse, or it has nothing to search.
+        """
+        source = self._source_of(situation.incumbent)
+        rows = [_Row.read(past, self._surface, self._rules.preset) for past in situation.history]
+        space = self._space(source, rows)
+        self.skipped = space.skipped
+        if not space.dimensions:
+            raise UsageError(
+                f"{self._surface} has no UPPER_CASE constants that the search can change",
+                hint="autoresearch research TAG --proposer NAME, with another proposer",
+            )
+        return _Attempt(space, source, rows, random.Random(f"{self._seed}:{len(rows)}"))
 
     def _source_of(self, incumbent: Mapping[str, str]) -> str:
         if self._surface not in incumbent:
@@ -411,6 +442,13 @@ def _literal_changes(details: Mapping[str, Any]) -> dict[str, tuple[Scalar, Scal
         elif isinstance(old, bool | int | float | str) and isinstance(new, bool | int | float | str):
             found[owner] = (old, new)
     return found
+
+
+def _said(row: _Row, dimension: Dimension) -> str:
+    """ "0.08 gain +0.0012 keep": one value of a constant and what came of it."""
+    gain = f" gain {row.past.gain:+.4f}" if row.past.gain is not None else ""
+    joint = " with others" if len(row.changes) > 1 else ""
+    return f"{_shown(row.changes[dimension.name][1])}{joint}{gain} {row.past.status or 'undecided'}"
 
 
 def _json(value: Scalar | tuple[Scalar, ...]) -> Any:

@@ -51,6 +51,7 @@ class Situation:
 
     incumbent: dict[str, str]  # text of the files that may be edited, by name
     history: Sequence[PastExperiment] = ()  # of this session, oldest first, without the baseline
+    baseline: dict[str, str] = field(default_factory=dict)  # text of the same files when the session began
     tag: str = ""
     program: str = "model"
     incumbent_number: int = 0  # 0 is the baseline

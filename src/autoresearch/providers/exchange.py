@@ -55,3 +55,7 @@ class Reply:
 
 class UnusableReply(AutoresearchError):
     """A reply that cannot be used. The message is written for the model: it is sent back with the next attempt."""
+
+
+class Interrupted(AutoresearchError):
+    """The user asked to stop while a model was being asked or waited for. The call is recorded as failed."""

@@ -7,18 +7,16 @@ passes through is here before anything outside moves, so that a kill at any inst
 from __future__ import annotations
 
 import json
-import shlex
 import sqlite3
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from autoresearch.files import disk_error
+from autoresearch.records.database import backup_of, connect, mended, restore_hint, transaction
 from autoresearch.vocabulary import Examination, LedgerError, Outcome, Proposal, Slice, Status, Trial, Verdict
 
 SCHEMA_VERSION = 1
@@ -169,30 +167,12 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._db = connect(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            refused = disk_error(error, path.parent)
-            raise LedgerError(refused.message, hint=refused.hint) from error
-        if path.is_file() and path.stat().st_size == 0 and self.backup_path.is_file():
-            # SQLite would take it for a new file and start an empty record
-            raise LedgerError(f"the ledger {path} is damaged (it is empty)", hint=self._restore_hint())
-        with self._mend():
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-        try:
-            self._open()
+            self._prepare()
         except LedgerError:
             self._db.close()
             raise
-
-    def _open(self) -> None:
-        with self._mend():
-            self._db.row_factory = sqlite3.Row
-            # WAL: a kill leaves the last transaction whole; FULL: so does a power cut
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._prepare()
 
     def _prepare(self) -> None:
         with self._transaction() as db:
@@ -211,58 +191,18 @@ class Ledger:
     def close(self) -> None:
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._mend():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # a full disk fails the COMMIT and leaves the transaction open, or SQLite has already rolled back
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._db, self.path)
 
-    @contextmanager
-    def _mend(self) -> Iterator[None]:
-        """Turn SQLite's complaints into ours, with what to do next."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            said = str(error)
-            if "full" in said:
-                raise LedgerError(
-                    f"disk full while writing the ledger {self.path}; the last whole record is kept",
-                    hint="free some space (df -h), then run the same command with --resume",
-                ) from error
-            if "readonly" in said or "unable to open" in said:
-                raise LedgerError(
-                    f"cannot write the ledger {self.path}: {said}", hint=f"chmod u+w {self.path.parent}"
-                ) from error
-            raise LedgerError(f"the ledger {self.path} cannot be used: {said}", hint="autoresearch status") from error
-        except sqlite3.IntegrityError as error:
-            raise LedgerError(
-                f"the ledger {self.path} refuses this record: {error}", hint="autoresearch status"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(
-                f"the ledger {self.path} is damaged ({error})",
-                hint=self._restore_hint(),
-            ) from error
+    def _mend(self) -> AbstractContextManager[None]:
+        return mended(self.path)
 
     def _restore_hint(self) -> str:
-        # with its -wal: SQLite would replay the damaged file's log into the restored one
-        folder, name = shlex.quote(str(self.path.parent)), shlex.quote(self.path.name)
-        aside = f"cd {folder} && mv {name}* $(mktemp -d damaged.XXXXXX)"
-        if self.backup_path.is_file():
-            copy = f"cp {shlex.quote(self.backup_path.name)} {name}"
-            return f"({aside} && {copy})   (the copy made after the last verdict), then --resume"
-        return f"({aside})   (every attempt is still in git: git for-each-ref refs/autoresearch)"
+        return restore_hint(self.path)
 
     @property
     def backup_path(self) -> Path:
-        return self.path.with_suffix(".backup.sqlite3")
+        return backup_of(self.path)
 
     def back_up(self) -> None:
         """Leave a whole copy beside the ledger (a few milliseconds; the file holds no checkpoints)."""

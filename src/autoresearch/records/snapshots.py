@@ -13,7 +13,7 @@ from typing import Any
 from autoresearch.files import disk_error, write_whole
 from autoresearch.hostile_text import json_text, well_formed
 from autoresearch.records.ledger import Experiment, Ledger, Session
-from autoresearch.records.tables import result_row
+from autoresearch.records.tables import rows_of
 from autoresearch.vocabulary import Status
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.py")
@@ -62,7 +62,7 @@ def write_snapshot(
         "proposer": experiment.proposal.proposer,
         "status": experiment.status,
         "verdict": asdict(experiment.verdict) if experiment.verdict else None,
-        "row": asdict(result_row(experiment, trials)) if experiment.status else None,
+        "row": asdict(rows_of(ledger, [experiment])[0]) if experiment.status else None,
         "trials": [asdict(row) for row in trials],
     }
     _write_json(folder / "metrics.json", metrics)

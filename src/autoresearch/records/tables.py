@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch.files import append_whole, write_whole
 from autoresearch.hostile_text import markdown_block, markdown_inline, one_line, tsv_field
+from autoresearch.records.calls import CallBook
 from autoresearch.records.ledger import Experiment, Ledger, TrialRow
 from autoresearch.vocabulary import Examination, Outcome, Status
 
@@ -61,8 +64,11 @@ class ResultRow:
     log_tail: str
 
 
-def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
-    """The row of a judged experiment from its own trials (the incumbent's paired runs count in `seconds` only)."""
+def result_row(experiment: Experiment, trials: list[TrialRow], cost_usd: float = 0.0) -> ResultRow:
+    """The row of a judged experiment from its own trials (the incumbent's paired runs count in `seconds` only).
+
+    `cost_usd` is what its proposal cost.
+    """
     assert experiment.status is not None and experiment.verdict is not None, "only judged experiments have a row"
     ran = [row for row in trials if row.trial and row.trial.outcome is not Outcome.ABANDONED]
     own = [row.trial for row in ran if row.trial and row.commit_hash == experiment.commit_hash]
@@ -84,7 +90,7 @@ def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
         p_better=verdict.p_better,
         sealed=one_line(last.sealed) if last else "not run",
         seconds=math.fsum(row.trial.total_seconds for row in trials if row.trial),
-        cost_usd=0.0,
+        cost_usd=cost_usd,
         examined=max((trial.examined for trial in own), key=list(Examination).index, default=Examination.NONE),
         num_prefixes=sum(trial.deep_prefixes for trial in own),
         leak_bound=min((trial.leak_bound_bpb for trial in own if trial.leak_bound_bpb is not None), default=None),
@@ -97,8 +103,17 @@ def result_row(experiment: Experiment, trials: list[TrialRow]) -> ResultRow:
 
 def result_rows(ledger: Ledger, tag: str) -> list[ResultRow]:
     """Rows of one session, in order of its experiments."""
-    judged = [experiment for experiment in ledger.experiments(tag) if experiment.status]
-    return [result_row(experiment, ledger.trials(tag, experiment.number)) for experiment in judged]
+    return rows_of(ledger, [experiment for experiment in ledger.experiments(tag) if experiment.status])
+
+
+def rows_of(ledger: Ledger, judged: Sequence[Experiment]) -> list[ResultRow]:
+    """Rows of judged experiments, with what their trials measured and their proposals cost."""
+    with closing(CallBook(ledger.path)) as book:
+        costs = book.usd_by_experiment()
+    return [
+        result_row(found, ledger.trials(found.tag, found.number), costs.get((found.tag, found.number), 0.0))
+        for found in judged
+    ]
 
 
 def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
@@ -179,7 +194,7 @@ def write_tables(ledger: Ledger, tag: str, *, results: list[Path], history_path:
     text = results_text(result_rows(ledger, tag))
     for path in results:
         write_whole(path, text)
-    every = [result_row(found, ledger.trials(found.tag, found.number)) for found in ledger.judged_experiments()]
+    every = rows_of(ledger, ledger.judged_experiments())
     _append_missing(history_path, history_text(every))
     _append_missing(log_path, log_text(every))
 

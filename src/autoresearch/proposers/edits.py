@@ -1,0 +1,263 @@
+"""Applies an idea to a file, exactly or not at all. What cannot be applied is told to the model, with the place.
+
+Every search text is looked for in the file as it was shown, so the order of blocks does not matter; constants are set
+after that. Outside of the replaced spans every byte stays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from autoresearch.hostile_text import one_line, why_not_a_file
+from autoresearch.proposers.constants import Constants, Literal, Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.idea import Edit, Idea, Value
+from autoresearch.proposers.novelty import parse_program
+from autoresearch.proposers.search_space import Dimension, Scale, infer
+from autoresearch.providers.exchange import UnusableReply
+from autoresearch.repository import MAX_SURFACE_BYTES
+from autoresearch.vocabulary import AutoresearchError
+
+_MAX_PLACES = 6  # line numbers in one complaint
+_MAX_SHOWN = 6  # lines of the file in one complaint
+_SHOWN_WIDTH = 160
+_COMPARED_WIDTH = 200  # characters of a line that are compared when the closest one is looked for
+_COMPARED_LINES = 5000  # 4 ms for a 700-line file
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Replace source[start:end], found for block `number`, by `text`."""
+
+    start: int
+    end: int
+    text: str
+    number: int
+
+
+def apply_idea(idea: Idea, source: str, preset: str) -> str:
+    """The file after the idea. `preset` says whose entry of PRESET_OVERRIDES is in force when a constant is set.
+
+    In a file whose lines all end in CRLF, an edit without any CR is read as if it had them.
+
+    Raises:
+        UnusableReply: a search text does not occur exactly once, two blocks overlap, a constant is unknown or cannot have
+            that value, or the result does not parse, is the same, too large, or has another first line.
+    """
+    if idea.whole is not None:
+        result = _with_line_ends_of(source, idea.whole)
+    else:
+        result = _set_constants(_apply_edits(idea.edits, source), idea.changes, preset)
+    _check_result(source, result)
+    return result
+
+
+# -- search and replace -------------------------------------------------------------------------------------------------
+
+
+def _apply_edits(edits: tuple[Edit, ...], source: str) -> str:
+    spans = sorted((_span_of(edit, number, source) for number, edit in enumerate(edits, 1)), key=lambda s: s.start)
+    for before, after in pairwise(spans):
+        if after.start < before.end:
+            raise UnusableReply(
+                f"Blocks {before.number} and {after.number} overlap at line {_line_at(source, after.start)}. Join them."
+            )
+    parts: list[str] = []
+    end = 0
+    for span in spans:
+        parts += [source[end : span.start], span.text]
+        end = span.end
+    return "".join([*parts, source[end:]])
+
+
+def _span_of(edit: Edit, number: int, source: str) -> _Span:
+    search, text = _with_line_ends_of(source, edit.search), _with_line_ends_of(source, edit.replace)
+    starts = _places(search, source)
+    if not starts:
+        raise UnusableReply(
+            f"Block {number}: its SEARCH text occurs 0 times in the file. {_closest(search, source)} "
+            "Copy the lines exactly as they are in the file, indentation and comments included."
+        )
+    if len(starts) > 1:
+        lines = ", ".join(str(_line_at(source, start)) for start in starts[:_MAX_PLACES])
+        times = str(len(starts)) if len(starts) <= _MAX_PLACES else f"more than {_MAX_PLACES}"
+        raise UnusableReply(
+            f"Block {number}: its SEARCH text occurs {times} times, at lines {lines}. "
+            "Add a neighbouring line to SEARCH and to REPLACE, so that it names one place."
+        )
+    start, end = starts[0], starts[0] + len(search)
+    if edit.lines and not text and (start == 0 or source[start - 1] == "\n"):
+        for line_end in ("\r\n", "\n"):
+            if source.startswith(line_end, end):
+                return _Span(start, end + len(line_end), text, number)
+    return _Span(start, end, text, number)
+
+
+def _places(search: str, source: str) -> list[int]:
+    """Where `search` begins in `source`, overlapping places too: as many as a complaint names, and one more."""
+    found: list[int] = []
+    start = source.find(search)
+    while start >= 0 and len(found) <= _MAX_PLACES:
+        found.append(start)
+        start = source.find(search, start + 1)
+    return found
+
+
+def _with_line_ends_of(source: str, text: str) -> str:
+    num_ends = source.count("\n")
+    if num_ends and "\r" not in text and source.count("\r\n") == num_ends == source.count("\r"):
+        return text.replace("\n", "\r\n")
+    return text
+
+
+def _line_at(source: str, position: int) -> int:
+    return source.count("\n", 0, position) + 1
+
+
+def _closest(search: str, source: str) -> str:
+    """Where the text was probably meant, in words; bounded in work and in length."""
+    wanted = [line.strip()[:_COMPARED_WIDTH] for line in search.split("\n")][:_COMPARED_LINES]
+    lines = source.split("\n")[:_COMPARED_LINES]
+    have = [line.strip()[:_COMPARED_WIDTH] for line in lines]
+    known = set(have)
+    anchors = [(i, line) for i, line in enumerate(wanted) if line in known and len(line) > 3]
+    if anchors:
+        offset, anchor = max(anchors, key=lambda found: len(found[1]))
+        at = max(0, have.index(anchor) - offset)
+        alike = have[at : at + len(wanted)] == wanted
+        why = "Only its white space differs from" if alike else "The closest place is"
+        return f"{why} {_quoted(lines, at, len(wanted))}"
+    longest = max(wanted, key=len)
+    near = difflib.get_close_matches(longest, [line for line in have if line], n=1, cutoff=0.5)
+    if near:
+        return f"The closest place is {_quoted(lines, have.index(near[0]), 1)}"
+    return "No line of the file is like it."
+
+
+def _quoted(lines: list[str], at: int, num: int) -> str:
+    shown = lines[at : at + min(num, _MAX_SHOWN)]
+    body = "\n".join(f"    {_cut(line)}" for line in shown)
+    where = f"line {at + 1}" if len(shown) == 1 else f"lines {at + 1} to {at + len(shown)}"
+    return f"{where}:\n{body}\n"
+
+
+def _cut(line: str) -> str:
+    """A line of the file as it is, its indentation too."""
+    plain = line.rstrip("\r")
+    return plain if len(plain) <= _SHOWN_WIDTH else plain[: _SHOWN_WIDTH - 1] + "…"
+
+
+# -- constants ----------------------------------------------------------------------------------------------------------
+
+
+def _set_constants(source: str, changes: Mapping[str, Value], preset: str) -> str:
+    if not changes:
+        return source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a candidate's odd escape sequence is not for our user's terminal
+            constants = read_constants(source, preset)
+            literals = {key: item for name, value in changes.items() for key, item in _literals(name, value, constants)}
+            return rewrite(source, constants, literals)
+    except SyntaxError as error:
+        raise UnusableReply(_syntax_complaint(error, source)) from error
+    except UnusableReply:
+        raise
+    except AutoresearchError as error:
+        raise UnusableReply(f"SET: {error.message}. Send another value, or a SEARCH/REPLACE block.") from error
+
+
+def _literals(name: str, value: Value, constants: Constants) -> list[tuple[str, Scalar]]:
+    """The literals that setting `name` writes, each with a value of its own kind."""
+    if isinstance(value, list):
+        elements = [key for key in constants.literals if key != name and owner_of(key) == name]
+        if len(elements) != len(value):
+            raise UnusableReply(
+                f"SET: {name} is no list of {len(value)} numbers in the file. {_known(name, constants)}"
+            )
+        return [(key, _of_its_kind(key, item, constants)) for key, item in zip(elements, value, strict=True)]
+    if name not in constants.literals:
+        raise UnusableReply(f"SET: {_why_unknown(name, constants)}")
+    return [(name, _of_its_kind(name, value, constants))]
+
+
+def _of_its_kind(name: str, value: Scalar, constants: Constants) -> Scalar:
+    """`value` as the file would write it: 6 for 6.0 where whole numbers stand, 1.0 for 1 where fractions do."""
+    old = constants.literals[name].value
+    is_text, is_switch = isinstance(old, str), isinstance(old, bool)
+    if is_text != isinstance(value, str) or is_switch != isinstance(value, bool):
+        raise UnusableReply(
+            f"SET: {name} is {old!r} in the file and cannot become {value!r}: send the same kind of value."
+        )
+    if is_text or is_switch:
+        return value
+    number = float(value)
+    if isinstance(old, float):
+        return number
+    if number.is_integer():
+        return int(value)
+    if takes_fractions(constants.literals[name]):
+        return value
+    raise UnusableReply(f"SET: {name} is a whole number ({old}) and cannot become {value!r}. Send a whole number.")
+
+
+def takes_fractions(literal: Literal) -> bool:
+    """Whether a constant may be set to a fraction: also one that is written as a whole number (`WARMUP_RATIO = 0`)."""
+    if isinstance(literal.value, float):
+        return True
+    found = infer(literal.name, literal.value)
+    if literal.is_power or not isinstance(found, Dimension):
+        return False
+    return found.scale is not Scale.LADDER or any(isinstance(rung, float) for rung in found.rungs)
+
+
+def _why_unknown(name: str, constants: Constants) -> str:
+    elements = [key for key in constants.literals if owner_of(key) == name]
+    if elements:
+        return f"{name} is a list in the file: set {elements[0]} and so on, or send all {len(elements)} values."
+    if owner_of(name) in constants.skipped:
+        return f"{name} cannot be set by name ({constants.skipped[owner_of(name)]}): use a SEARCH/REPLACE block."
+    return f"the file has no constant {name}. {_known(name, constants)}"
+
+
+def _known(name: str, constants: Constants) -> str:
+    near = difflib.get_close_matches(name, list(constants.literals), n=4, cutoff=0.5)
+    shown = near or list(constants.literals)[:12]
+    return (
+        f"{'Close names' if near else 'It has'}: {', '.join(shown)}."
+        if shown
+        else "It has none that can be set by name."
+    )
+
+
+# -- the result ---------------------------------------------------------------------------------------------------------
+
+
+def _check_result(source: str, result: str) -> None:
+    if why := why_not_a_file(result, MAX_SURFACE_BYTES):
+        raise UnusableReply(f"The edited file {why}. Send a smaller or cleaner edit.")
+    if result == source:
+        raise UnusableReply("The edit changes nothing: the file already is like this. Send an edit that has an effect.")
+    first = source.partition("\n")[0].rstrip("\r")
+    if result.partition("\n")[0].rstrip("\r") != first:
+        raise UnusableReply(
+            f"Line 1 of the file must stay as it is: `{one_line(first)}`. A whole file must be complete."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parse_program(result)
+    except SyntaxError as error:
+        raise UnusableReply(_syntax_complaint(error, result)) from error
+
+
+def _syntax_complaint(error: SyntaxError, text: str) -> str:
+    lines = text.split("\n")
+    at = error.lineno or 0
+    where = f" at line {at}:\n    {_cut(lines[at - 1])}\n" if 0 < at <= len(lines) else ". "
+    return (
+        f"The edited file is not valid Python: {one_line(error.msg, 120)}{where}Mend it and send the whole reply again."
+    )

@@ -1,0 +1,300 @@
+"""A language model as a proposer: one idea per experiment, checked here before it may cost a trial.
+
+Which kind of idea is the bandit's choice (`operators`), what the model is told is `prompt`'s, who answers is the
+chain's. Covered here: what goes back to the model as a complaint (it does not parse, does not apply, changes nothing,
+only a seed, or was tried before, and as which experiment), and what the ledger keeps of an idea in `Proposal.details`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from autoresearch.hostile_text import one_line
+from autoresearch.proposers.constants import Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.edits import apply_idea
+from autoresearch.proposers.novelty import digest_of, is_seed_only, parse_program, same_program
+from autoresearch.proposers.operators import Operator, choose, fixes_of, name_of, partners_of, to_fix
+from autoresearch.proposers.prompt import Material, ask_for, system_prompt
+from autoresearch.proposers.reply import Idea, parse_reply, reply_schema
+from autoresearch.proposers.retest import shaky_keeps, taken_out
+from autoresearch.proposers.situation import PastExperiment, Situation
+from autoresearch.proposers.stagnation import SAID_AS_TRIED, is_stagnant
+from autoresearch.providers.exchange import Message, Request, UnusableReply
+from autoresearch.providers.tokens import estimated_input, estimated_tokens
+from autoresearch.vocabulary import AutoresearchError, Proposal, UsageError
+
+if TYPE_CHECKING:
+    from autoresearch.providers.chain import Answer, Chain
+
+MERGE = "merge"  # purpose of a call that takes an old keep out by hand; its experiment is a retest
+NUMBERS = "numbers"  # purpose and operator of a call that may only set constants
+
+# Of a small model's window, a quarter is for the reply; another for the reply that a complaint sends back with it.
+_REPLY_SHARE = 4
+# Standing instructions that would take more than a fifth of what may be sent are given in brief.
+_RULES_SHARE = 5
+# With less room than this for a prompt hardly a line of a file is shown, and a model that is held to a schema is held to a
+# number: of a 135M model's replies in the full form none could be applied (benchmarks/small_model.py).
+_NUMBERS_BELOW = 3000
+_SMALLEST_PROMPT = 512  # tokens: what a request needs for the task and a part of any file
+
+
+@dataclass(frozen=True)
+class MindOptions:
+    """What a session asks of its model. Token counts are upper bounds; a model with a smaller window gets less."""
+
+    preset: str
+    seed: int = 0
+    surface: str = "train.py"
+    program: str = "model"
+    prompt_tokens: int = 24_000
+    reply_tokens: int = 16_384
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to the model: about which text, with what material, and what its experiment's details will say."""
+
+    purpose: str
+    source: str  # the text that edits apply to
+    material: Material = field(default_factory=Material)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LanguageModelProposer:
+    """Asks the chain for the next edit of one file. What it remembers is in the history's `details`."""
+
+    name = "llm"
+
+    def __init__(self, chain: Chain, options: MindOptions) -> None:
+        self._chain = chain
+        self._options = options
+
+    def propose(self, situation: Situation) -> Proposal:
+        """One idea of the kind that the bandit chose.
+
+        Raises:
+            ProviderUnavailable: no model of the chain gave an answer that can be used.
+            SpendingCapReached: the caps leave no room for another call.
+            UsageError: the incumbent lacks the file to edit.
+        """
+        self._check(situation)
+        without: tuple[Operator, ...] = ()
+        while True:
+            operator = self._choose(situation, without)
+            if operator is not Operator.RETEST:
+                return self._answered(situation, self._task(operator, situation))
+            retest = self._retest(situation)
+            if isinstance(retest, Proposal):
+                return retest
+            if retest is not None:
+                return self._answered(situation, retest)
+            without = (Operator.RETEST,)
+
+    def propose_numbers(self, situation: Situation, state: str, planned: Proposal) -> Proposal:
+        """New values for constants, by a model that was shown what the classical search learned and would try next.
+
+        `state` is the search's account of itself; `planned` is what it would try, which the model may simply answer.
+
+        Raises:
+            As `propose` does.
+        """
+        self._check(situation)
+        source = situation.incumbent[self._options.surface]
+        material = Material(optimizer_state=state, stagnant=is_stagnant(situation))
+        plan = planned.files.get(self._options.surface)
+        proposal = self._answered(situation, Task(NUMBERS, source, material))
+        agreed = plan is not None and same_program(plan, proposal.files[self._options.surface])
+        return replace(proposal, details={**proposal.details, "overrode": not agreed})
+
+    def _check(self, situation: Situation) -> None:
+        if self._options.surface not in situation.incumbent:
+            raise UsageError(
+                f"the incumbent has no {self._options.surface}; it has {', '.join(situation.incumbent) or 'no files'}",
+                hint="git status",
+            )
+
+    def _choose(self, situation: Situation, without: Sequence[Operator]) -> Operator:
+        options = self._options
+        return choose(situation, options.seed, surface=options.surface, preset=options.preset, without=without)
+
+    def _task(self, operator: Operator, situation: Situation) -> Task:
+        options, stagnant = self._options, is_stagnant(situation)
+        source = situation.incumbent[options.surface]
+        broken = to_fix(situation) if operator is Operator.FIX else None
+        if broken is not None:
+            details = {"fixes": fixes_of(broken) + 1, "mends": broken.number}
+            source = broken.files[options.surface]
+            return Task(operator, source, Material(broken=broken, stagnant=stagnant), details)
+        partners = partners_of(situation, surface=options.surface, preset=options.preset)
+        if operator is Operator.COMBINE and partners is not None:
+            material = Material(partners=partners, stagnant=stagnant)
+            return Task(operator, source, material, {"partners": [name_of(past) for past in partners]})
+        return Task(operator, source, Material(stagnant=stagnant))
+
+    def _retest(self, situation: Situation) -> Proposal | Task | None:
+        """The incumbent without an old keep: merged, or for the model to merge; None when nothing new comes of it."""
+        options = self._options
+        conflicting: Task | None = None
+        for keep in shaky_keeps(situation):
+            merge = taken_out(keep, situation, surface=options.surface, preset=options.preset)
+            if merge is None:
+                continue
+            details = {"operator": str(Operator.RETEST), "retested": keep.number, "fixes": 0}
+            if merge.text is None:
+                task = Task(MERGE, situation.incumbent[options.surface], Material(partners=(keep,)), details)
+                conflicting = conflicting or task
+            elif not self._why_not_new(merge.text, situation):
+                changes = constant_changes(situation.incumbent[options.surface], merge.text, options.preset)
+                return Proposal(
+                    f"without experiment {keep.number}: {one_line(keep.description, 140)}",
+                    {options.surface: merge.text},
+                    self.name,
+                    {**details, "topic": keep.details.get("topic", ""), "calls": 0, "tokens": 0, "usd": 0.0, **changes},
+                )
+        return conflicting
+
+    def _answered(self, situation: Situation, task: Task) -> Proposal:
+        options = self._options
+        repeats = 0
+
+        def read(text: str) -> tuple[Idea, str]:
+            nonlocal repeats
+            idea = parse_reply(text)
+            edited = apply_idea(idea, task.source, options.preset)
+            if why := self._why_not_new(edited, situation):
+                repeats += 1
+                raise UnusableReply(why)
+            if task.purpose == NUMBERS and not _is_numbers_only(task.source, edited, options.preset):
+                raise UnusableReply(
+                    "this edit changes more than the values of constants. Answer with `SET: NAME = value` lines only."
+                )
+            return idea, edited
+
+        answer: Answer[tuple[Idea, str]] = self._chain.ask(
+            self._request(situation, task), read, number=situation.number
+        )
+        idea, edited = answer.value
+        return Proposal(
+            description=one_line(idea.description),
+            files={options.surface: edited},
+            proposer=self.name,
+            details={
+                "operator": task.purpose,
+                "topic": idea.topic,
+                "mechanism": idea.mechanism,
+                "lesson": idea.lesson,
+                "expected": idea.expected,
+                "model": f"{answer.reply.provider}:{answer.reply.model}",
+                "usd": answer.usd,
+                "tokens": answer.tokens,
+                "calls": answer.calls,
+                "repeats": repeats,
+                "fixes": 0,
+                "partners": [],
+                **constant_changes(situation.incumbent[options.surface], edited, options.preset),
+                **task.details,
+            },
+        )
+
+    def _request(self, situation: Situation, task: Task) -> Request:
+        options = self._options
+        reply_tokens, prompt_tokens = rooms(options, self._chain.context_tokens)
+        system = system_prompt(options.program, options.surface)
+        if estimated_tokens(system) > prompt_tokens // _RULES_SHARE:
+            system = system_prompt(options.program, options.surface, brief=True)
+        literals = read_constants(task.source, options.preset).literals if _parses(task.source) else {}
+        empty = Request(
+            system=system,
+            messages=(Message("user", ""),),
+            purpose=task.purpose,
+            max_tokens=reply_tokens,
+            schema=reply_schema(literals, numbers_only=prompt_tokens < _NUMBERS_BELOW),
+        )
+        prompt = ask_for(
+            task.purpose,
+            situation,
+            surface=options.surface,
+            preset=options.preset,
+            budget_tokens=max(_SMALLEST_PROMPT, prompt_tokens - estimated_input(empty)),
+            extra=task.material,
+        )
+        return replace(empty, messages=(Message("user", prompt),))
+
+    def _why_not_new(self, edited: str, situation: Situation) -> str:
+        """The complaint about a program that is no new idea, or "" when it is one."""
+        surface = self._options.surface
+        incumbent = situation.incumbent[surface]
+        if same_program(incumbent, edited):
+            return "this edit leaves the program as it is; comments and layout do not count. Change what it computes."
+        if is_seed_only(incumbent, edited):
+            return "this edit only changes a random seed, and luck is no improvement. Change something else."
+        digest = digest_of(edited)
+        for past in situation.history:
+            tried = past.files.get(surface)
+            if tried is not None and digest_of(tried) == digest:
+                return f"the {SAID_AS_TRIED} as experiment {past.number} ({_said(past)}). Propose something else."
+        return ""
+
+
+def rooms(options: MindOptions, context_tokens: int | None) -> tuple[int, int]:
+    """Most tokens of a reply, and of all that is sent with the first call, for a chain whose smallest window is known.
+
+    The window must also hold a reply that is sent back with a complaint, and the answer to that.
+    """
+    if context_tokens is None:
+        return options.reply_tokens, options.prompt_tokens
+    reply = max(1, min(options.reply_tokens, context_tokens // _REPLY_SHARE))
+    return reply, min(options.prompt_tokens, max(1, context_tokens - 2 * reply))
+
+
+def constant_changes(before: str, after: str, preset: str) -> dict[str, Any]:
+    """What an edit did to the constants, as the classical search writes it, so that the search can learn from it.
+
+    `changes` is {NAME: [old, new]} where that is the whole edit, and `parameter` names the literal that changed, when
+    it is one. Constants that moved together with code are under `moved`: their effect cannot be told from the code's.
+
+    Raises:
+        SyntaxError: one of the texts does not parse.
+    """
+    old, new = read_constants(before, preset), read_constants(after, preset)
+    moved: dict[str, Scalar] = {
+        name: literal.value
+        for name, literal in new.literals.items()
+        if name in old.literals and repr(old.literals[name].value) != repr(literal.value)
+    }
+    owners = dict.fromkeys(owner_of(name) for name in moved)
+    pairs = {owner: [_json(old.whole(owner, {})), _json(old.whole(owner, moved))] for owner in owners}
+    if not moved or not _is_numbers_only(before, after, preset):
+        return {"changes": {}, "moved": pairs}
+    return {"changes": pairs, "parameter": next(iter(moved))} if len(moved) == 1 else {"changes": pairs}
+
+
+def _is_numbers_only(before: str, after: str, preset: str) -> bool:
+    """Whether writing the new values of the constants into `before` gives the program `after`."""
+    old, new = read_constants(before, preset), read_constants(after, preset)
+    moved = {name: new.literals[name].value for name in old.literals if name in new.literals}
+    changed = {name: value for name, value in moved.items() if repr(value) != repr(old.literals[name].value)}
+    try:
+        return same_program(rewrite(before, old, changed), after)
+    except AutoresearchError:
+        return False  # a value that cannot be written in the old one's place: a list longer, a string with quotes
+
+
+def _parses(text: str) -> bool:
+    try:
+        parse_program(text)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _said(past: PastExperiment) -> str:
+    gain = f", gain {past.gain:+.4f}" if past.gain is not None else ""
+    return f"{past.status or 'undecided'}{gain}"
+
+
+def _json(value: Scalar | tuple[Scalar, ...]) -> Any:
+    return list(value) if isinstance(value, tuple) else value

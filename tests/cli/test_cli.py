@@ -39,6 +39,14 @@ def test_doctor_names_the_contract_that_fits_and_what_is_prepared(smoke, tmp_pat
     assert found["sealed"] in text
 
 
+def test_doctor_names_the_variables_that_hold_keys_and_no_key(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_planted0123456789")
+    found = done(tmp_path, "doctor", "--json")
+    assert "GROQ_API_KEY" in json.loads(found)["keys"]
+    assert set(json.loads(found)["agents"]) == {"claude", "codex", "gemini", "opencode"}
+    assert "planted" not in found + done(tmp_path, "doctor")
+
+
 def test_init_makes_a_workspace_with_one_commit_that_holds_the_files_of_this_installation(tmp_path):
     out = done(tmp_path, "init", "my lab")
     root = tmp_path / "my lab"

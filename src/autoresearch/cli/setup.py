@@ -25,13 +25,18 @@ def doctor(options: argparse.Namespace) -> int:
     """What this machine has, what fits it, and what to install for more."""
     from autoresearch.backends.hardware import default_preset, detect
     from autoresearch.contract.corpora import cache_root
+    from autoresearch.proposers.agent_clients import agent_names
+    from autoresearch.providers.specification import PROVIDERS
     from autoresearch.sandbox.layers import all_layers, probe
 
     hardware = detect()
     fits = default_preset(hardware)
     prepared = {name: _prepared(name) for name in PRESETS}
     tools = {name: shutil.which(name) for name in ("git", "make", "uv", "g++", "bwrap", "nvidia-smi")}
-    packages = {name: _version(name) for name in ("torch", "numpy", "optuna", "rustbpe", "tiktoken", "matplotlib")}
+    agents = {name: shutil.which(name) for name in agent_names()}
+    names = ("torch", "numpy", "optuna", "rustbpe", "tiktoken", "matplotlib", "openai", "anthropic", "mcp")
+    packages = {name: _version(name) for name in names}
+    keys = [name for found in PROVIDERS.values() for name in found.key_names if os.environ.get(name, "").strip()]
     layers = all_layers()
     sealed = probe().level
     advice = _advice(packages, tools, prepared, fits)
@@ -50,6 +55,8 @@ def doctor(options: argparse.Namespace) -> int:
                 "sealed": sealed,
                 "layers": [asdict(layer) for layer in layers],
                 "tools": tools,
+                "agents": agents,
+                "keys": keys,
                 "packages": packages,
                 "cache": str(cache_root()),
                 "advice": advice,
@@ -73,6 +80,8 @@ def doctor(options: argparse.Namespace) -> int:
         ("cache", str(cache_root())),
         ("sealed", sealed),
         ("tools", ", ".join(f"{name} {'yes' if path else 'no'}" for name, path in tools.items())),
+        ("agents", ", ".join(f"{name} {'yes' if path else 'no'}" for name, path in agents.items())),
+        ("keys", ", ".join(keys) or "none in the environment: models of your own need none"),
         ("packages", ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())),
     ]
     if hardware.note:

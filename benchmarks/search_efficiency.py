@@ -14,6 +14,7 @@ figure says nothing about what code could gain. `--courses FILE` keeps every fin
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -80,7 +81,12 @@ def main() -> None:
     noise, _ = noise_of_repeats(data, surface.model)
     say(f"surface of {len(rows)} trials fitted in {time.monotonic() - began:.0f} s; noise {noise:.4f}")
     methods = [*options.methods, *([options.hybrid] if options.model else [])]
-    courses = read_courses(options.courses)
+    recorded = hashlib.sha256(options.recording.read_bytes()).hexdigest()[:12]
+    ground = f"{recorded} {options.trials}"
+    with_model = f"{ground} {options.model} {options.model_share:g}"
+    courses = [
+        c for c in read_courses(options.courses) if c.ground == (with_model if needs_model(c.method) else ground)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             for seed in range(options.seeds):
@@ -96,6 +102,7 @@ def main() -> None:
                     tok_sec=usual_speed(rows),
                 )
                 course = session.run(make(method, seed, options, Path(folder), say))
+                course.ground = with_model if needs_model(method) else ground
                 courses.append(course)
                 if options.courses:
                     append_course(options.courses, course)

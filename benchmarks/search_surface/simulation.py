@@ -36,6 +36,7 @@ class Course:
 
     method: str
     seed: int
+    ground: str = ""  # what else decided it: the recording, the number of trials, the model
     best: list[tuple[int, float]] = field(default_factory=list)
     trials: int = 0
     experiments: int = 0

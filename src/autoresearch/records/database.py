@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +35,26 @@ def connect(path: Path) -> sqlite3.Connection:
         with mended(path):
             database.row_factory = sqlite3.Row
             # WAL: a kill leaves the last transaction whole; FULL: so does a power cut
-            database.execute("PRAGMA journal_mode=WAL")
+            _set_wal(database)
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA foreign_keys=ON")
     except LedgerError:
         database.close()
         raise
     return database
+
+
+def _set_wal(database: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log. SQLite has no patience here: of three that open a new file at once, one in 36 is refused."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.01)
 
 
 @contextmanager

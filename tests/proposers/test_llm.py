@@ -288,6 +288,16 @@ def test_prompt_reply_and_a_complaint_fit_the_smallest_window_of_the_chain(conte
     assert request.max_tokens <= 16_384
 
 
+def test_in_a_small_window_a_model_held_to_the_schema_chooses_among_values_not_tried():
+    tried = past(1, D, gain=-0.001, details={"changes": {"MATRIX_LR": [0.04, 0.08]}})
+    proposer, chain = mind(setting("MATRIX_LR", 0.05), context_tokens=2048, reply_tokens=256)
+    proposer.propose(situation(tried))
+    schema = chain.requests[0].schema
+    assert list(schema["properties"]) == ["set", "description", "mechanism"]
+    forms = [form["properties"] for form in schema["properties"]["set"]["items"]["anyOf"]]
+    assert {form["name"]["const"]: form["value"]["enum"] for form in forms}["MATRIX_LR"] == [0.02, 0.028, 0.057]
+
+
 def test_without_a_known_window_the_settings_alone_count():
     assert rooms(MindOptions("tiny", prompt_tokens=9000, reply_tokens=700), None) == (700, 9000)
     assert rooms(MindOptions("tiny", prompt_tokens=9000, reply_tokens=700), 4096) == (700, 2696)

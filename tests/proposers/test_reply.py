@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from autoresearch.proposers.briefing import EXAMPLE, system_prompt
 from autoresearch.proposers.constants import read_constants
+from autoresearch.proposers.edits import apply_idea
 from autoresearch.proposers.idea import MAX_DESCRIPTION, topic_slug
-from autoresearch.proposers.reply import Edit, Idea, parse_reply, reply_schema
+from autoresearch.proposers.reply import Edit, Idea, choices_of, parse_reply, reply_schema
 from autoresearch.providers.exchange import UnusableReply
 
 TEXT = """Some prose first.
@@ -296,9 +297,12 @@ def objects_in(schema):
             yield from objects_in(value)
 
 
-@pytest.mark.parametrize("numbers_only", [False, True])
-def test_every_object_of_the_schema_is_closed_and_requires_all_its_properties(numbers_only):
-    schema = reply_schema(read_constants(FILE, "tiny").literals, numbers_only=numbers_only)
+CHOICES = {"DEPTH": [7, 9], "LR": [0.05, 0.2]}
+
+
+@pytest.mark.parametrize("choices", [None, CHOICES])
+def test_every_object_of_the_schema_is_closed_and_requires_all_its_properties(choices):
+    schema = reply_schema(read_constants(FILE, "tiny").literals, choices)
     found = list(objects_in(schema))
     assert found
     for item in found:
@@ -306,13 +310,22 @@ def test_every_object_of_the_schema_is_closed_and_requires_all_its_properties(nu
         assert item["required"] == list(item["properties"])
 
 
+def one_of(name, *values):
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "value": {"enum": list(values)}},
+        "required": ["name", "value"],
+        "additionalProperties": False,
+    }
+
+
 def test_the_schema_for_small_models_is_this():
-    assert reply_schema(read_constants(FILE, "tiny").literals, numbers_only=True) == {
+    assert reply_schema(read_constants(FILE, "tiny").literals, CHOICES) == {
         "type": "object",
         "properties": {
             "set": {
                 "type": "array",
-                "items": {"anyOf": [number_of("integer", "DEPTH"), number_of("number", "LR", "BETAS[0]", "BETAS[1]")]},
+                "items": {"anyOf": [one_of("DEPTH", 7, 9), one_of("LR", 0.05, 0.2)]},
                 "minItems": 1,
                 "maxItems": 1,
             },
@@ -324,18 +337,34 @@ def test_the_schema_for_small_models_is_this():
     }
 
 
-def number_of(kind, *names):
-    return {
-        "type": "object",
-        "properties": {"name": {"type": "string", "enum": list(names)}, "value": {"type": kind}},
-        "required": ["name", "value"],
-        "additionalProperties": False,
-    }
+def test_without_choices_a_small_model_gets_the_full_schema_too():
+    literals = read_constants(FILE, "tiny").literals
+    assert reply_schema(literals, {}) == reply_schema(literals)
 
 
-def test_a_file_without_numbers_gets_the_full_schema():
-    constants = read_constants("# banner\nTIED = False\n", "tiny").literals
-    assert reply_schema(constants, numbers_only=True) == reply_schema(constants)
+def test_whatever_may_be_chosen_can_be_applied_and_changes_the_file():
+    literals = read_constants(FILE, "tiny").literals
+    choices = choices_of(literals)
+    assert list(choices) == ["DEPTH", "LR", "PATTERN", "BETAS[0]", "BETAS[1]", "TIED"]
+    for name, values in choices.items():
+        for value in values:
+            said = json.dumps({"set": [{"name": name, "value": value}], "description": "d", "mechanism": ""})
+            assert apply_idea(parse_reply(said), FILE, "tiny") != FILE
+
+
+def test_choices_are_the_steps_of_the_search_without_those_tried():
+    literals = read_constants("# banner\nLR = 0.1\nTOTAL_BATCH_SIZE = 64\nSEED = 7\n", "tiny").literals
+    assert choices_of(literals) == {"LR": [0.05, 0.071, 0.14, 0.2]}
+    assert choices_of(literals, tried=[("LR", 0.05), ("LR", 0.14), ("OTHER", 0.2)]) == {"LR": [0.071, 0.2]}
+    assert choices_of(literals, tried=[("LR", value) for value in (0.05, 0.071, 0.14, 0.2)]) == {}
+
+
+def test_every_constant_has_its_turn():
+    text = "# banner\n" + "".join(f"RATE_{i}_LR = 0.1\n" for i in range(15))
+    literals = read_constants(text, "tiny").literals
+    turns = [list(choices_of(literals, turn=turn)) for turn in range(3)]
+    assert all(len(names) == 6 for names in turns)
+    assert {name for names in turns for name in names} == set(literals)
 
 
 def test_the_full_schema_limits_settings_to_known_names_and_bounds_nothing():

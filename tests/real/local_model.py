@@ -88,7 +88,7 @@ class Wanted:
 
 @dataclass
 class Said:
-    """What came of a request so far."""
+    """What came of a request so far. Seconds are CPU seconds of one thread: a busy machine does not change them."""
 
     text: str = ""
     num_tokens: int = 0
@@ -135,10 +135,10 @@ class LocalModel:
     def reply(self, wanted: Wanted, said: Said) -> Iterator[str]:
         """Pieces of the reply as they are made; `said` is kept up to date. Nobody else is served until this is closed."""
         with self._lock:
-            started = time.monotonic()
+            started = time.thread_time()
             said.num_kept = self._read(wanted.tokens)
-            said.prompt_seconds = time.monotonic() - started
-            yield from self._written(wanted, said, time.monotonic())
+            said.prompt_seconds = time.thread_time() - started
+            yield from self._written(wanted, said, time.thread_time())
 
     def _read(self, tokens: Sequence[int]) -> int:
         """Bring the prompt into the context; how many of its tokens were there already.
@@ -172,9 +172,9 @@ class LocalModel:
             if piece:
                 said.text += piece
                 yield piece
-            said.reply_seconds = time.monotonic() - started
+            said.reply_seconds = time.thread_time() - started
             self._context.decode(self._llama.llama_batch_get_one([token], position))
-        said.reply_seconds = time.monotonic() - started
+        said.reply_seconds = time.thread_time() - started
 
     def _bytes_of(self, token: int) -> bytes:
         """Its bytes; none for a mark of the chat template. The tokenizer's own texts of single tokens lose half characters."""

@@ -46,6 +46,7 @@ _MAX_BATCH_TOKENS = 2**24
 # Below this share of a core the neighbours had the machine. The CPU clock itself forgives a lot: the baseline on `tiny`
 # measured 23.6, 22.5, 21.5 and 21.4 thousand tokens per CPU second at shares of 84, 56, 44 and 36 %.
 DISTURBED_CPU_SHARE = 0.5
+_HANGS_BELOW = 0.05  # of a core: at load 9 a starved candidate had 0.2 of one
 
 
 def run_trial(
@@ -249,10 +250,13 @@ class _Run:
         self._talk.send(reply, rows)
         self._glimpse()
 
-    def _begin_examination(self, header: dict[str, Any], weights: bytes) -> Examined | None:
+    def _end_training(self) -> None:
         self._used = self._budget.used()
         self._trained_wall = self._budget.wall_seconds()
         self._cpu_while_training = self._tree.cpu_seconds() - self._cpu_at_start
+
+    def _begin_examination(self, header: dict[str, Any], weights: bytes) -> Examined | None:
+        self._end_training()
         if self._budget.overrun():
             raise Ended(Outcome.TIMED_OUT, self._too_late())
         self._check_weights(weights)
@@ -377,6 +381,8 @@ class _Run:
             if self._budget.overrun():
                 raise Ended(Outcome.TIMED_OUT, self._too_late())
             if self._budget.wall_seconds() > self._rules.wall_deadline:
+                if self._phase == "training":
+                    self._end_training()
                 raise Ended(Outcome.TIMED_OUT, f"training took more than {self._rules.wall_deadline:g} s of wall time")
         if self._phase == "examination" and now - self._exam_began > self._rules.exam_deadline:
             raise Ended(Outcome.TIMED_OUT, f"the examination took more than {self._rules.exam_deadline:g} s")
@@ -445,7 +451,9 @@ class _Run:
             cpu_share=share if on_cpu else None,
             tok_sec=self._tokens_per_second(self._used, self._trained_wall),
             peak_memory_mb=memory,
-            disturbed=_disturbance(share, self._rules) if examined else "",
+            disturbed=_disturbance(share, self._rules, is_over=outcome is Outcome.TIMED_OUT)
+            if examined or outcome is Outcome.TIMED_OUT
+            else "",
             sealed=self._arena.seal.level,
             examined=_strength(deep) if finished else Examination.NONE,
             deep_seconds=self._deep_seconds,
@@ -467,7 +475,10 @@ def _strength(deep: DeeplyExamined | None) -> Examination:
     return Examination.SCREENED if deep is None else Examination.DEEP
 
 
-def _disturbance(share: float | None, rules: Rules) -> str:
+def _disturbance(share: float | None, rules: Rules, *, is_over: bool = False) -> str:
+    """Why the neighbours spoiled a run, or ""; is_over: it ran out of wall time, which one that hangs does by itself."""
     if rules.clock is not Clock.CPU or share is None or share >= DISTURBED_CPU_SHARE:
+        return ""
+    if is_over and share < _HANGS_BELOW:
         return ""
     return f"the candidate had {share:.0%} of a core while training: neighbours used the machine"

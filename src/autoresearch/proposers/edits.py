@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from autoresearch.hostile_text import one_line, why_not_a_file
-from autoresearch.proposers.constants import Constants, Literal, Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.constants import Constants, Scalar, owner_of, read_constants, rewrite
 from autoresearch.proposers.idea import Edit, Idea, Value
 from autoresearch.proposers.novelty import parse_program
 from autoresearch.proposers.search_space import Dimension, Scale, infer
@@ -199,17 +199,15 @@ def _of_its_kind(name: str, value: Scalar, constants: Constants) -> Scalar:
         return number
     if number.is_integer():
         return int(value)
-    if takes_fractions(constants.literals[name]):
+    if _takes_fractions(name, old) and not constants.literals[name].is_power:
         return value
     raise UnusableReply(f"SET: {name} is a whole number ({old}) and cannot become {value!r}. Send a whole number.")
 
 
-def takes_fractions(literal: Literal) -> bool:
-    """Whether a constant may be set to a fraction: also one that is written as a whole number (`WARMUP_RATIO = 0`)."""
-    if isinstance(literal.value, float):
-        return True
-    found = infer(literal.name, literal.value)
-    if literal.is_power or not isinstance(found, Dimension):
+def _takes_fractions(name: str, value: Scalar) -> bool:
+    """Whether a constant that is written as a whole number is a rate or a fraction all the same (`WARMUP_RATIO = 0`)."""
+    found = infer(name, value)
+    if not isinstance(found, Dimension):
         return False
     return found.scale is not Scale.LADDER or any(isinstance(rung, float) for rung in found.rungs)
 

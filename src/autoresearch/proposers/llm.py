@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autoresearch.hostile_text import one_line
-from autoresearch.proposers.constants import Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.constants import Literal, Scalar, owner_of, read_constants, rewrite
 from autoresearch.proposers.edits import apply_idea
 from autoresearch.proposers.novelty import digest_of, is_seed_only, parse_program, same_program
 from autoresearch.proposers.operators import Operator, choose, fixes_of, name_of, partners_of, to_fix
 from autoresearch.proposers.prompt import Material, ask_for, system_prompt
-from autoresearch.proposers.reply import Idea, parse_reply, reply_schema
+from autoresearch.proposers.reply import Idea, Value, choices_of, parse_reply, reply_schema
 from autoresearch.proposers.retest import shaky_keeps, taken_out
 from autoresearch.proposers.situation import PastExperiment, Situation
 from autoresearch.proposers.stagnation import SAID_AS_TRIED, is_stagnant
@@ -35,9 +35,9 @@ NUMBERS = "numbers"  # purpose and operator of a call that may only set constant
 _REPLY_SHARE = 4
 # Standing instructions that would take more than a fifth of what may be sent are given in brief.
 _RULES_SHARE = 5
-# With less room than this for a prompt hardly a line of a file is shown, and a model that is held to a schema is held to a
-# number: of a 135M model's replies in the full form none could be applied (benchmarks/small_model.py).
-_NUMBERS_BELOW = 3000
+# With less room than this for a prompt hardly a line of a file is shown, and a model that is held to a schema chooses a value:
+# of a 135M model's replies in the full form none could be applied (benchmarks/small_model.py).
+_CHOICES_BELOW = 3000
 _SMALLEST_PROMPT = 512  # tokens: what a request needs for the task and a part of any file
 
 
@@ -206,12 +206,13 @@ class LanguageModelProposer:
         if estimated_tokens(system) > prompt_tokens // _RULES_SHARE:
             system = system_prompt(options.program, options.surface, brief=True)
         literals = read_constants(task.source, options.preset).literals if _parses(task.source) else {}
+        choices = self._choices(literals, situation) if prompt_tokens < _CHOICES_BELOW else {}
         empty = Request(
             system=system,
             messages=(Message("user", ""),),
             purpose=task.purpose,
             max_tokens=reply_tokens,
-            schema=reply_schema(literals, numbers_only=prompt_tokens < _NUMBERS_BELOW),
+            schema=reply_schema(literals, choices),
         )
         prompt = ask_for(
             task.purpose,
@@ -222,6 +223,17 @@ class LanguageModelProposer:
             extra=task.material,
         )
         return replace(empty, messages=(Message("user", prompt),))
+
+    def _choices(self, literals: Mapping[str, Literal], situation: Situation) -> dict[str, list[Value]]:
+        """Values that a small model may choose from, without those that were tried."""
+        tried = [
+            (name, change[1])
+            for past in situation.history
+            if isinstance(changes := past.details.get("changes"), dict)
+            for name, change in changes.items()
+            if isinstance(change, list) and len(change) == 2
+        ]
+        return choices_of(literals, turn=situation.number, tried=tried)
 
     def _why_not_new(self, edited: str, situation: Situation) -> str:
         """The complaint about a program that is no new idea, or "" when it is one."""

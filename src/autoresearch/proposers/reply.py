@@ -7,18 +7,21 @@ Two forms are read, `reply_text` and `reply_json`. Thinking before the answer is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autoresearch.proposers.constants import Literal
-from autoresearch.proposers.edits import takes_fractions
 from autoresearch.proposers.idea import Edit, Idea, Value
 from autoresearch.proposers.reply_json import read_json
 from autoresearch.proposers.reply_text import read_text
+from autoresearch.proposers.search_space import infer
 from autoresearch.providers.exchange import UnusableReply
 from autoresearch.repository import MAX_SURFACE_BYTES
 
-__all__ = ["Edit", "Idea", "Value", "parse_reply", "reply_schema"]
+__all__ = ["Edit", "Idea", "Value", "choices_of", "parse_reply", "reply_schema"]
+
+_STEPS = (-1.0, -0.5, 0.5, 1.0)  # a step of 1 is the search's natural first try
+_MOST_CHOICES = 6  # constants; each takes about 100 tokens of the schema
 
 _THOUGHT_ENDS = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _THOUGHT_BEGINS = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
@@ -53,19 +56,24 @@ def _without_thoughts(text: str) -> str:
     return text
 
 
-def reply_schema(constants: Mapping[str, Literal], *, numbers_only: bool = False) -> dict[str, Any]:
+def reply_schema(
+    constants: Mapping[str, Literal], choices: Mapping[str, Sequence[Value]] | None = None
+) -> dict[str, Any]:
     """JSON schema of a reply, with `set` limited to the names in `constants` (`read_constants(...).literals`).
 
     Every property is required, null or an empty list stands for "not given", and nothing bounds a length: that is the part of
-    JSON schema that the large providers' strict modes have in common. `numbers_only` is for small local models: one
-    constant with a number of its kind, first, then texts that end, because a grammar is all that makes such a model stop. Of a
-    135M model's replies (benchmarks/small_model.py) none could be used in the written form or with the full schema; with this
-    one all are whole, and what is refused is a value that changes nothing or was tried.
+    JSON schema that the large providers' strict modes have in common.
+
+    With `choices` (`choices_of(...)`, not empty) it is the schema for small local models: one constant with one of these values,
+    then texts that end, because a grammar is all that makes such a model stop. Measured with a model of 135M parameters
+    (benchmarks/small_model.py): in the written form and with the full schema no reply could be applied; free to write any
+    number, it repeated the file's own or wrote 133385700018738 for a 2.
     """
-    if numbers_only and (setting := _numeric_setting(constants)):
+    if choices:
+        settings = [_object({"name": {"const": name}, "value": {"enum": list(of)}}) for name, of in choices.items()]
         return _object(
             {
-                "set": {"type": "array", "items": setting, "minItems": 1, "maxItems": 1},
+                "set": {"type": "array", "items": {"anyOf": settings}, "minItems": 1, "maxItems": 1},
                 "description": {"type": "string", "minLength": 8, "maxLength": 80},
                 "mechanism": {"type": "string", "maxLength": 80},
             }
@@ -87,16 +95,26 @@ def reply_schema(constants: Mapping[str, Literal], *, numbers_only: bool = False
     return _object(properties)
 
 
-def _numeric_setting(constants: Mapping[str, Literal]) -> dict[str, Any] | None:
-    """A name with a number that it takes: whole numbers apart from fractions. None when no constant is a number."""
-    whole = [name for name, lit in constants.items() if type(lit.value) is int and not takes_fractions(lit)]
-    others = [name for name, lit in constants.items() if type(lit.value) in (int, float) and name not in whole]
-    forms = [
-        _object({"name": {"type": "string", "enum": names}, "value": {"type": kind}})
-        for names, kind in ((whole, "integer"), (others, "number"))
-        if names
-    ]
-    return {"anyOf": forms} if len(forms) > 1 else next(iter(forms), None)
+def choices_of(
+    constants: Mapping[str, Literal], *, turn: int = 0, tried: Collection[tuple[str, Value]] = ()
+) -> dict[str, list[Value]]:
+    """Values that are worth a try for some of the constants: the classical search's first steps, without those in `tried`.
+
+    At most 6 constants, others with each turn. Batch sizes are left out: they must divide each other, and one is set at a time.
+    """
+    found: dict[str, list[Value]] = {}
+    for name, literal in constants.items():
+        dimension = infer(name, literal.value)
+        if isinstance(dimension, str) or "BATCH" in name:
+            continue
+        spot = dimension.coordinate(literal.value)
+        values = dict.fromkeys(dimension.value_at(spot + step) for step in _STEPS)
+        kept: list[Value] = [value for value in values if value != literal.value and (name, value) not in tried]
+        if kept:
+            found[name] = kept
+    names = list(found)
+    start = turn * _MOST_CHOICES % len(names) if len(names) > _MOST_CHOICES else 0
+    return {name: found[name] for name in (names[start:] + names[:start])[:_MOST_CHOICES]}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

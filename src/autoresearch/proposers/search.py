@@ -346,14 +346,10 @@ class _Attempt:
 
     def _sampled(self, dimension: Dimension, *, uniform: bool) -> list[float]:
         """Coordinates on `dimension` from Optuna, told of every observation within its range."""
-        dimensions = {**self.space.dimensions, dimension.name: dimension}
+        low, high = dimension.low, dimension.high
         return sample_values(
-            dimensions,
-            free=dimension.name,
-            here={name: self.here(dim) for name, dim in dimensions.items()},
-            observations=[
-                seen for seen in self.observations() if dimension.low <= seen.spots[dimension.name] <= dimension.high
-            ],
+            dimension,
+            [seen for seen in self.observations() if low <= seen.spots[dimension.name] <= high],
             seed=self.rng.randrange(2**31),
             uniform=uniform,
         )

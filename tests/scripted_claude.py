@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import Quiet, served
 
 Block = dict[str, Any]
 Script = Callable[[dict[str, Any]], Sequence[Block]]
@@ -71,7 +73,7 @@ def scripted_claude(script: Script) -> Iterator[ScriptedClaude]:
     """The server, on a free port of loopback, until the block ends."""
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
@@ -112,20 +114,9 @@ def scripted_claude(script: Script) -> Iterator[ScriptedClaude]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found = ScriptedClaude(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as url:
+        found = ScriptedClaude(url)
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _message(body: dict[str, Any], blocks: Sequence[Block], number: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from autoresearch.loop import session as session_module
 from autoresearch.loop.peers import beside_its_peers
 from autoresearch.loop.session import Stopped
 from autoresearch.loop.settings import load_settings
-from autoresearch.proposers.registry import make_proposer
+from autoresearch.proposers.registry import ProposerOptions, make_proposer
 from autoresearch.records.ledger import Ledger, Purpose
 from autoresearch.vocabulary import (
     Outcome,
@@ -198,7 +198,7 @@ def test_a_limit_counts_the_experiments_of_the_whole_session(make_workspace) -> 
 
 def test_the_search_proposer_finds_the_improvement(make_workspace) -> None:
     session = begun(make_workspace(), experiments=6)
-    loop.research(session, make_proposer("search", preset="smoke"), session.reporter)
+    loop.research(session, make_proposer("search", ProposerOptions(preset="smoke")), session.reporter)
     assert session.incumbent().number > 0
     assert session.incumbent().verdict.estimate < session.ledger.experiment("t", 0).verdict.estimate - 0.03
 

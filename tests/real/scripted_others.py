@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import Quiet, served
 
 Turn = str | tuple[str, dict[str, Any]]  # last words, or (tool, its arguments)
 
@@ -77,7 +78,7 @@ def chat(found: Scripted, script: Callable[[str], Sequence[Turn]], body: dict[st
 def scripted(dialect: Dialect, script: Callable[[str], Sequence[Turn]]) -> Iterator[Scripted]:
     """The server, on a free port of loopback, until the block ends. `script` makes the turns from a request's text."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answer = dialect(found, script, body)
@@ -86,17 +87,6 @@ def scripted(dialect: Dialect, script: Callable[[str], Sequence[Turn]]) -> Itera
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found = Scripted(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as url:
+        found = Scripted(url)
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

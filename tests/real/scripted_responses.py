@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import Quiet, served
 
 Item = dict[str, Any]
 Script = Callable[[dict[str, Any]], Sequence[Item]]
@@ -64,7 +65,7 @@ class ScriptedResponses:
 def scripted_responses(script: Script) -> Iterator[ScriptedResponses]:
     """The server, on a free port of loopback, until the block ends."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(404)
             self.end_headers()
@@ -79,20 +80,9 @@ def scripted_responses(script: Script) -> Iterator[ScriptedResponses]:
             for event in _events(script(body), number):
                 self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found = ScriptedResponses(f"http://127.0.0.1:{server.server_address[1]}/v1")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as url:
+        found = ScriptedResponses(f"{url}/v1")
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _events(items: Sequence[Item], number: int) -> Iterator[dict[str, Any]]:

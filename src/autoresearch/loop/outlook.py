@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from autoresearch.contract.rules import Clock, Rules
+from autoresearch.loop.session import ResearchSession
 from autoresearch.proposers.situation import MachineFacts, PastExperiment, Situation
 from autoresearch.records.ledger import Experiment, TrialRow
 from autoresearch.records.tables import result_row
 from autoresearch.vocabulary import Outcome, Status
-
-if TYPE_CHECKING:
-    from autoresearch.loop.session import ResearchSession
 
 _MAX_ELSEWHERE = 20  # keeps of other sessions that a proposer sees: the newest
 _UNITS: Mapping[Clock, str] = {Clock.WALL: "seconds", Clock.CPU: "CPU seconds", Clock.STEPS: "steps"}

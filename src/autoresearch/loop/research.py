@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoresearch.loop.outlook import situation_of
 from autoresearch.loop.session import Reporter, ResearchSession, Stopped
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
@@ -69,13 +70,13 @@ def next_idea(session: ResearchSession, proposer: Proposer) -> Proposal:
     """
     for pause in _PAUSES:
         try:
-            return proposer.propose(session.situation())
+            return proposer.propose(situation_of(session))
         except ProviderUnavailable as unavailable:
             session.reporter.note(f"no idea yet, asked again in {pause:g} s: {unavailable.message}")
             if session.stop.wait(pause):
                 raise Stopped from unavailable
     try:
-        return proposer.propose(session.situation())
+        return proposer.propose(situation_of(session))
     except ProviderUnavailable as unavailable:
         raise SessionStopped(
             f"{proposer.name} had no idea for {sum(_PAUSES) / 60:.0f} minutes: {unavailable.message}",

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from autoresearch.contract.channel import REBUILD
 from autoresearch.loop.candidate import remove_dead_folders
 from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, allowance
-from autoresearch.loop.outlook import situation_of
 from autoresearch.loop.peers import beside_its_peers, median_speed, score_of
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.session_records import SessionRecords
@@ -19,7 +18,6 @@ from autoresearch.loop.settings import Settings
 from autoresearch.loop.spare import Spare
 from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
 from autoresearch.proposers.constants import defines_function, read_constants
-from autoresearch.proposers.situation import Situation
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
 from autoresearch.records.run_report import RunIdentity, run_json, write_run
 from autoresearch.repository import Identity
@@ -120,10 +118,6 @@ class ResearchSession:
 
     def _trials_of(self, commit: str | None) -> list[TrialRow]:
         return [row for row in self.ledger.trials(self.tag) if row.commit_hash == commit]
-
-    def situation(self) -> Situation:
-        """The session as its proposer may know it."""
-        return situation_of(self)
 
     # -- transitions --------------------------------------------------------------------------------------------------
 

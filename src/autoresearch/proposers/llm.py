@@ -35,8 +35,8 @@ NUMBERS = "numbers"  # purpose and operator of a call that may only set constant
 _REPLY_SHARE = 4
 # Standing instructions that would take more than a fifth of what may be sent are given in brief.
 _RULES_SHARE = 5
-# With less room than this for a prompt hardly a line of a file is shown, and a model that is held to a schema chooses a value:
-# of a 135M model's replies in the full form none could be applied (benchmarks/small_model.py).
+# With less room than this for a prompt hardly a line of a file is shown, and a model that is held to a schema chooses a value
+# that is listed: 20 of 20 replies of a 135M model could then be applied (benchmarks/small_model.py).
 _CHOICES_BELOW = 3000
 _SMALLEST_PROMPT = 512  # tokens: what a request needs for the task and a part of any file
 

@@ -66,8 +66,8 @@ def reply_schema(
 
     With `choices` (`choices_of(...)`, not empty) it is the schema for small local models: one constant with one of these values,
     then texts that end, because a grammar is all that makes such a model stop. Measured with a model of 135M parameters
-    (benchmarks/small_model.py): in the written form and with the full schema no reply could be applied; free to write any
-    number, it repeated the file's own or wrote 133385700018738 for a 2.
+    (benchmarks/small_model.py): 0 of 13 replies could be used in the written form and 20 of 20 with this schema; with the full
+    one it runs on inside a text, and free to write any number it repeats the file's own or wrote 133385700018738 for a 2.
     """
     if choices:
         settings = [_object({"name": {"const": name}, "value": {"enum": list(of)}}) for name, of in choices.items()]

@@ -44,7 +44,7 @@ class Voice:
 
     def expected_input(self, request: Request) -> int:
         """Tokens that this request is expected to have, from above."""
-        return int(estimated_input(request) * self.estimate_ratio) + 1
+        return int(self._estimated(request) * self.estimate_ratio) + 1
 
     def fitted_reply(self, request: Request) -> int:
         """Most tokens of a reply: what is asked for, within this model's own limits.
@@ -95,7 +95,11 @@ class Voice:
         """A reply came: no rest, and the estimate of tokens is better than before."""
         self.failures, self.rest_until, self.why = 0, 0.0, ""
         if not usage.estimated:
-            self.estimate_ratio = max(self.estimate_ratio, usage.input_tokens / estimated_input(request))
+            self.estimate_ratio = max(self.estimate_ratio, usage.input_tokens / self._estimated(request))
+
+    def _estimated(self, request: Request) -> int:
+        """Estimated tokens of what is sent of a request: its schema only where this model is held to one."""
+        return estimated_input(request if self.manners.schema_form else replace(request, schema=None))
 
     def failed(self, failed: CallFailed, why: str, now: float) -> None:
         """No reply came: out for the session, resting, or neither, by the kind of trouble. `why` is redacted."""

@@ -9,6 +9,8 @@ import pytest
 from calling import done
 
 from autoresearch.cli import main
+from autoresearch.records.ledger import Ledger
+from autoresearch.workspace import open_workspace
 
 
 @pytest.fixture
@@ -110,3 +112,11 @@ def test_a_workspace_without_a_session_says_how_to_begin_one(make_workspace, sai
     code, _, err = said(make_workspace())
     assert code == 1
     assert "next: autoresearch research TAG" in err
+
+
+def test_before_any_session_it_says_how_to_begin_one(make_workspace, said):
+    root = make_workspace()
+    for _ in range(2):  # without a ledger, then with an empty one
+        code, _out, err = said(root, "3")
+        assert (code, "autoresearch research TAG" in err, "None" in err) == (1, True, False)
+        Ledger(open_workspace(root).ledger_path).close()

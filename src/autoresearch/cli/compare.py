@@ -57,6 +57,8 @@ def _noise(ledger: Ledger, session: Session) -> float:
 
 def _session(ledger: Ledger, tag: str | None) -> Session:
     sessions = ledger.sessions()
+    if not sessions:  # a session that was refused before its beginning leaves an empty ledger
+        raise WorkspaceError("no session was ever begun in this repository", hint="autoresearch research TAG")
     found = next((s for s in reversed(sessions) if tag is None or s.tag == tag), None)
     if found is None:
         known = ", ".join(s.tag for s in sessions) or "none"

@@ -43,7 +43,7 @@ def test_a_mind_without_a_model_is_refused_with_the_way_to_name_one(name):
     assert needs_model(name)
     with pytest.raises(UsageError) as caught:
         make_proposer(name, TINY)
-    assert caught.value.hint == "--model openai:gpt-5"
+    assert caught.value.hint == "autoresearch research TAG --model openai:gpt-5"
 
 
 @pytest.mark.parametrize("name", ["search", "search:cmaes", "cli:claude", "cli:llm --x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -16,6 +17,9 @@ def _own_environment(tmp_path_factory):
     (home / "gitconfig").write_text(
         "[user]\n\tname = Test Person\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
     )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # started in the background of a shell, it would hand this on to every program that a test interrupts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("AUTORESEARCH_", "GIT_"))]:
         patch.delenv(name)

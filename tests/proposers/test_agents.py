@@ -62,7 +62,7 @@ def situation(**more) -> Situation:
 
 
 def leftovers() -> list[str]:
-    mine = psutil.Process().children(recursive=True)
+    mine = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
     return [" ".join(process.cmdline()) for process in mine if "agent" in " ".join(process.cmdline())]
 
 

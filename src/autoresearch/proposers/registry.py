@@ -60,7 +60,10 @@ def _mind(options: ProposerOptions) -> LanguageModelProposer:
     from autoresearch.proposers.llm import LanguageModelProposer, MindOptions
 
     if options.chain is None:
-        raise UsageError("this proposer needs a language model, and none is named", hint="autoresearch research TAG --model openai:gpt-5")
+        raise UsageError(
+            "this proposer needs a language model, and none is named",
+            hint="autoresearch research TAG --model openai:gpt-5",
+        )
     return LanguageModelProposer(
         options.chain,
         MindOptions(

@@ -83,7 +83,7 @@ GOT = {
     "prepared_unchanged": {"prepared_changes": ("rows.search.npy",)},
     "package_unchanged": {"package_changes": ("bpb.py",)},
     "note_not_carried": {"log": "note-1", "note": "note-1"},
-    "disk_bounded": {"disk_mb": 7000.0},
+    "disk_bounded": {"disk_mb": 50_000.0},
     "log_bounded": {"log_bytes": 100 * MAX_LOG_BYTES},
     "memory_bounded": {"memory_part": 0.97},
     "no_extra_training": {"trial": replace(HONEST, num_tokens=1300)},

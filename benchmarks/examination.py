@@ -46,9 +46,9 @@ from autoresearch.contract.bpb import bits_per_byte, byte_bearing, target_bytes
 from autoresearch.contract.channel import answers_of, encode_ask
 from autoresearch.contract.corpora import cache_root
 from autoresearch.contract.examination import AskClaim, AskPrefix, Examined, examine, tolerance_for
-from autoresearch.contract.packing import pack_batches
 from autoresearch.contract.prepared import Prepared, open_prepared
 from autoresearch.contract.rules import rules_for
+from autoresearch.contract.stream import RowStream
 from autoresearch.loop.candidate import Candidate
 from autoresearch.loop.conversation import Conversation
 from autoresearch.loop.interview import Interview
@@ -132,14 +132,14 @@ class _Batches:
     def __init__(self, bench: Bench, seconds: float) -> None:
         self.progress = 0.0
         self._seconds = seconds
-        documents = (tokens for tokens, _ in bench.prepared.documents(1))
         bos = bench.prepared.tokenizer.get_bos_token_id()
-        self._rows = pack_batches(documents, bench.batch_size, bench.rules.max_seq_len + 1, bos)
+        self._batch_size = bench.batch_size
+        self._rows = RowStream(bench.prepared.shards, seed=1, row_len=bench.rules.max_seq_len + 1, bos=bos)
 
     def __iter__(self) -> Iterator[tuple[Any, Any, int]]:
         began = time.perf_counter()
         while self.progress < 1:
-            rows = torch.from_numpy(next(self._rows).astype(np.int64))
+            rows = torch.from_numpy(self._rows.take(self._batch_size).astype(np.int64))
             yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), 1
             self.progress = (time.perf_counter() - began) / self._seconds
 

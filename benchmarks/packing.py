@@ -2,9 +2,7 @@
 
     python benchmarks/packing.py [--quick]
 
-The reference is our own plain writing of the published behaviour: a buffer of a thousand documents as lists, each
-beginning with BOS; every placement scans the buffer for the longest that fits; when none does, the shortest is cropped
-and the rest of it is lost. Both pack the same log-normal documents (median 400 tokens, sigma 1.27, mean about 900) into
+The reference is our own plain writing of the published behaviour (usual_loader.py). Both pack the same log-normal documents (median 400 tokens, sigma 1.27, mean about 900) into
 batches of 128 rows of 2049 on one core; CPU time of the process; documents are ready in memory, in the form that each
 packer wants. Prints one JSON object. `over_long_share_of_buffer` is the share of buffered documents longer than a row,
 at the quarters of the run: it must not grow.
@@ -20,30 +18,19 @@ from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+from usual_loader import BATCH_SIZE, BOS, ROW_LEN, LinearScan, synthetic_documents
 
-from autoresearch.contract.packing import BUFFER_SIZE, Packer, pack_batches
+from autoresearch.contract.packing import Packer, pack_batches
 
-BATCH_SIZE = 128
-ROW_LEN = 2049  # T + 1
-BOS = 8188
-MEDIAN_LENGTH, SIGMA = 400.0, 1.2735  # log-normal: mean = median * exp(sigma^2 / 2) = 900
 NUM_DOCUMENTS = 20_000
 
 
-def synthetic_documents(num_documents: int, seed: int = 0) -> list[np.ndarray[Any, Any]]:
-    """uint16 arrays of random tokens, log-normal lengths."""
-    rng = np.random.default_rng(seed)
-    lengths = np.maximum(1, rng.lognormal(np.log(MEDIAN_LENGTH), SIGMA, num_documents)).astype(int)
-    return [rng.integers(0, BOS, length).astype(np.uint16) for length in lengths]
-
-
-class LinearScan:
-    """The reference packer. Counts what it crops away."""
+class Reference:
+    """The reference packer. Counts what it places and what it crops away."""
 
     def __init__(self, documents: Iterator[list[int]]) -> None:
-        self.documents = documents
-        self.buffer: list[list[int]] = []
-        self.num_placed = self.num_cropped = 0
+        self.loader = LinearScan(documents)
+        self.num_placed = 0
 
     def batches(self) -> Iterator[np.ndarray[Any, Any]]:
         """int64 [BATCH_SIZE, ROW_LEN], forever."""
@@ -54,32 +41,10 @@ class LinearScan:
             yield batch
 
     def fill(self, row: np.ndarray[Any, Any]) -> None:
-        """One row: the longest that fits, again and again; then a crop of the shortest."""
-        position = 0
-        while position < ROW_LEN:
-            while len(self.buffer) < BUFFER_SIZE:
-                self.buffer.append(next(self.documents))
-            space = ROW_LEN - position
-            best, best_length = -1, 0
-            for index, document in enumerate(self.buffer):
-                length = len(document)
-                if best_length < length <= space:
-                    best, best_length = index, length
-            if best >= 0:
-                document = self.buffer.pop(best)
-                row[position : position + best_length] = document
-                position += best_length
-            else:
-                shortest = min(range(len(self.buffer)), key=lambda index: len(self.buffer[index]))
-                document = self.buffer.pop(shortest)
-                row[position:] = document[:space]
-                self.num_cropped += len(document) - space
-                position = ROW_LEN
+        """One row."""
+        for position, piece in self.loader.pieces():
+            row[position : position + len(piece)] = piece
         self.num_placed += ROW_LEN
-
-    def over_long_share(self) -> float:
-        """Share of buffered documents that are longer than a row."""
-        return sum(len(document) > ROW_LEN for document in self.buffer) / len(self.buffer)
 
 
 def tokens_per_cpu_second(batches: Iterator[np.ndarray[Any, Any]], num_batches: int) -> float:
@@ -105,11 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     quick = parser.parse_args().quick
-    arrays = synthetic_documents(NUM_DOCUMENTS)
+    arrays = list(synthetic_documents(NUM_DOCUMENTS))
     lists = [[BOS, *document.tolist()] for document in arrays]
 
     speeds, reference_speeds = [], []
-    reference = LinearScan(cycle(lists))
+    reference = Reference(cycle(lists))
     reference_batches = reference.batches()
     our_batches = pack_batches(cycle(arrays), BATCH_SIZE, ROW_LEN, BOS)
     for _ in range(3):  # interleaved, best of three: neighbours on the machine disturb both alike
@@ -125,9 +90,9 @@ def main() -> None:
         return sum(length + 1 > ROW_LEN for length in lengths) / len(lengths)
 
     drift = shares_over_run(lambda: packer.fill(row), our_share, num_rows)
-    fresh = LinearScan(cycle(lists))
+    fresh = Reference(cycle(lists))
     wide_row = np.empty(ROW_LEN, dtype=np.int64)
-    reference_drift = shares_over_run(lambda: fresh.fill(wide_row), fresh.over_long_share, num_rows)
+    reference_drift = shares_over_run(lambda: fresh.fill(wide_row), fresh.loader.over_long_share, num_rows)
 
     speed, reference_speed = max(speeds), max(reference_speeds)
     result = {
@@ -137,7 +102,7 @@ def main() -> None:
         "reference_million_tokens_per_cpu_second": round(reference_speed, 2),
         "ratio": round(speed / reference_speed, 1),
         "thrown_away": 0.0,
-        "reference_thrown_away": round(fresh.num_cropped / (fresh.num_placed + fresh.num_cropped), 4),
+        "reference_thrown_away": round(fresh.loader.num_cropped / (fresh.num_placed + fresh.loader.num_cropped), 4),
         "drift_rows": num_rows,
         "over_long_share_of_buffer": drift,
         "reference_over_long_share_of_buffer": reference_drift,

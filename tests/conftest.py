@@ -31,6 +31,16 @@ def _own_environment(tmp_path_factory):
     patch.undo()
 
 
+@pytest.fixture(autouse=True)
+def _environment_left_as_found():
+    """A test that leaves a variable behind decides what the next one of its process meets: it fails here, by name."""
+    before = dict(os.environ)
+    yield
+    left = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
+    left -= {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # torch sets the second itself, when it first compiles
+    assert not left, f"left behind in the environment: {', '.join(sorted(left))}"
+
+
 @pytest.fixture(scope="session")
 def smoke(_own_environment):
     """The `smoke` contract, prepared once for all tests: (rules, prepared)."""

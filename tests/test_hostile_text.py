@@ -185,6 +185,7 @@ def test_text_in_a_heading_renders_as_itself_and_nothing_else(text):
     assert [span.content for span in spans] == ([one_line(text)] if one_line(text) else [])
 
 
+@pytest.mark.slow
 @given(HOSTILE, HOSTILE)
 def test_text_in_a_table_cell_stays_in_its_cell(first, second):
     cells = f"| {markdown_inline(first, in_table=True)} | {markdown_inline(second, in_table=True)} | end |"
@@ -223,6 +224,7 @@ class Elements(html.parser.HTMLParser):
         self.words += data
 
 
+@pytest.mark.slow
 @given(HOSTILE)
 @example("\"'`><script>alert(1)</script><!--")
 def test_text_in_html_is_text_and_an_attribute_ends_where_we_end_it(text):
@@ -233,6 +235,7 @@ def test_text_in_html_is_text_and_an_attribute_ends_where_we_end_it(text):
     assert page.words == line + "\n".join(plain_lines(text))
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         HOSTILE | st.floats() | st.integers(),

@@ -67,6 +67,7 @@ def test_a_commit_holds_the_files_and_everything_else_of_its_parent(repository, 
     )
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_commit(repository):
     first = commit(repository, {"train.py": "LR = 2\n", "train_mlx.py": "LR = 3\n"})
     assert commit(repository, {"train_mlx.py": "LR = 3\n", "train.py": "LR = 2\n"}) == first

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoresearch.proposers.constants import Scalar
-from autoresearch.proposers.search_space import Scale, SearchSpace
+from autoresearch.proposers.dimension import Scale
+from autoresearch.proposers.search_space import SearchSpace
 
 SEED = 20261121
 NUM_MOVED = 4  # constants that a sparse point moves

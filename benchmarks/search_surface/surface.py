@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from search_surface.process import Array, Process, fit_process
 
 from autoresearch.proposers.constants import Scalar, read_constants
-from autoresearch.proposers.search_space import Scale, SearchSpace, space_of
+from autoresearch.proposers.dimension import Scale
+from autoresearch.proposers.search_space import SearchSpace, space_of
 
 PRESET, SEQ_LEN = "tiny", 256
 RECORDING = Path(__file__).with_name("trials.jsonl")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from autoresearch.hostile_text import json_text
 from autoresearch.vocabulary import AutoresearchError
 
 _TEMPORARY = ".tmp"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_log = logging.getLogger(__name__)
 
 
 class DiskError(AutoresearchError):
@@ -41,6 +48,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content becomes `path` when the block ends well, with an fsync; for files too large to hold.
+
+    The stream can seek. After an exception nothing is left, and an old file is untouched. A kill leaves a temporary
+    file that `sweep_temporaries` removes. Errors of the operating system fly: the caller knows what to repeat.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=_TEMPORARY)
+    os.close(descriptor)
+    try:
+        with Path(temporary).open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def sweep_temporaries(folder: Path) -> None:
@@ -101,3 +130,32 @@ def disk_error(error: OSError, path: Path) -> DiskError:
     return DiskError(
         f"cannot write {path}: {error.strerror}", hint="check the disk, then run the same command with --resume"
     )
+
+
+@contextmanager
+def one_at_a_time(path: Path, on_wait: Callable[[], object]) -> Iterator[bool]:
+    """Hold the lock file `path`; the kernel drops it when the process dies. False where the file system has no locks.
+
+    on_wait: called once when another process holds it, before waiting.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+    except OSError as error:
+        raise disk_error(error, path) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _log.warning("no file locks in %s: not waiting for others", path.parent)
+            yield False
+            return
+        yield True

@@ -71,6 +71,7 @@ class Trial:
     slice: Slice = Slice.SEARCH
     num_steps: int = 0
     num_tokens: int = 0
+    device_batch_size: int = 0  # rows of a forward pass, by the data loader that was opened last; 0 before any
     budget_used: float = 0.0  # in the contract's clock: seconds, CPU seconds or steps
     training_seconds: float = 0.0
     startup_seconds: float = 0.0
@@ -78,6 +79,11 @@ class Trial:
     exam_seconds: float = 0.0
     exam_used: float = 0.0  # on answers while it was screened: seconds on a wall clock, else CPU seconds
     feeder_wait_seconds: float = 0.0
+    recipe_sha256: str = ""  # of the prepared recipe that fed it; empty where the contract's own text did
+    tokenizer_sha256: str = ""
+    preparation_seconds: float | None = None  # that the recipe took when it was made; None without one
+    preparation_disk_mb: float | None = None
+    preparation_limits: tuple[float, float] | None = None  # seconds and MiB that were allowed
     total_seconds: float = 0.0
     cpu_seconds: float = 0.0
     cpu_share: float | None = None  # CPU seconds / wall seconds while training; None where it cannot be read
@@ -98,8 +104,17 @@ class Trial:
     leak_bound_bpb: float | None = (
         None  # the most that a cheat escaping one time in twenty can have taken off the score
     )
+    exam_batch_size: int = 1  # rows of a forward pass, as the file asked for when it handed its weights over
+    objective: str = ""  # what a verdict rests on where it is not val_bpb itself: "bpb@4bit"
+    objective_bpb: float | None = None  # val_bpb of the weights as the objective transforms them
+    objective_seconds: float = 0.0  # of total_seconds: transforming, scoring and examining them
     claimed: dict[str, float] = field(default_factory=dict)
     log_tail: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """What a verdict rests on: val_bpb, or under another objective that one's. None without a score."""
+        return self.objective_bpb if self.objective else self.val_bpb
 
 
 @dataclass(frozen=True)
@@ -150,6 +165,10 @@ class DataMissing(AutoresearchError):
 
 class DataCorrupt(AutoresearchError):
     """A shard, tokenizer or prepared file is truncated or altered."""
+
+
+class UnfitWeights(AutoresearchError):
+    """Weights that nothing can be made of: not finite, not what their file says, or kept out of reach."""
 
 
 class InstallationError(AutoresearchError):

@@ -23,7 +23,15 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
     "model": ("train.py", "train_mlx.py"),
     "data": ("prepare.py", "data_sources.py"),
 }
+FROZEN = ("train_optimal.py",)  # surface files that no program edits
 BRANCH_PREFIX: Mapping[str, str] = {"model": "autoresearch", "data": "autoresearch-data"}
+
+
+def surface_of(program: str, entry: str) -> tuple[str, ...]:
+    """The files that make up one candidate, `entry` first: in the data program all of its scope, else that file alone."""
+    if program != "data":
+        return (entry,)
+    return (entry, *(name for name in SCOPES[program] if name != entry))
 
 
 def banner_for(program: str) -> str:
@@ -285,7 +293,14 @@ def _read_only_filesystem(folder: Path) -> bool:
 # -- making a workspace -------------------------------------------------------------------------------------------------
 
 # Files a new workspace starts with; the wheel carries the same ones (a test compares this with pyproject.toml).
-WORKSPACE_FILES = ("train.py", "prepare.py", "data_sources.py", "program.md", "program_data.md", ".gitignore")
+WORKSPACE_FILES = (
+    *SCOPES["model"],
+    *FROZEN,
+    *SCOPES["data"],
+    "program.md",
+    "program_data.md",
+    ".gitignore",
+)
 
 _PYPROJECT = """\
 [project]

@@ -13,26 +13,37 @@ import pytest
 
 from autoresearch.backends import hardware
 from autoresearch.backends.hardware import (
-    APPLE_TFLOPS_ESTIMATE,
-    PEAK_TFLOPS,
     Hardware,
-    Machine,
     TorchFound,
-    _kernel_shows_accelerator,
     choose,
-    cpu_flags,
-    cpu_name,
+    choose_for,
     default_preset,
     detect,
     device_kind,
+    experiment_file,
+    file_in_force,
     hide_accelerators_environment,
     requested_backend,
 )
+from autoresearch.backends.machine import (
+    Machine,
+    accelerators_are_hidden,
+    cpu_flags,
+    cpu_name,
+    find_mlx,
+    kernel_shows_accelerator,
+    mlx_build,
+    nvidia_driver,
+    os_version,
+)
+from autoresearch.backends.peak_flops import APPLE_TFLOPS_ESTIMATE, PEAK_TFLOPS
 from autoresearch.vocabulary import UsageError
 
 GIB = 2**30
 LINUX = Machine("Linux", "x86_64", "Intel(R) Xeon(R) Processor @ 2.50GHz", frozenset({"avx512f"}), 24 * GIB, 2)
 MAC = Machine("Darwin", "arm64", "Apple M4 Max", frozenset(), 64 * GIB, 16)
+MLX_MAC = replace(MAC, mlx="0.32.4", mlx_build="metal", os_version="macOS 15.1")
+MLX_LINUX = replace(LINUX, mlx="0.32.4", mlx_build="cpu", os_version="Linux 6.1.0")
 
 
 def fake_torch(
@@ -177,7 +188,7 @@ def test_the_environment_variable_can_hold_detection_to_the_cpu(monkeypatch: pyt
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'tpu'; known: auto, cuda, rocm, xpu, mps, cpu") as caught:
+    with pytest.raises(UsageError, match=r"'tpu'; known: auto, cuda, rocm, xpu, mps, mlx, cpu") as caught:
         requested_backend({"AUTORESEARCH_BACKEND": "tpu"})
     assert caught.value.hint
     assert requested_backend({}) == requested_backend({"AUTORESEARCH_BACKEND": " "}) == "auto"
@@ -293,6 +304,182 @@ def test_torch_is_not_asked_where_the_kernel_shows_no_accelerator(tmp_path) -> N
 
     machine = replace(LINUX, may_have_gpu=False)
     assert choose(machine, never).backend == "cpu"
-    assert not _kernel_shows_accelerator(tmp_path)
+    assert not kernel_shows_accelerator(tmp_path)
     (tmp_path / "nvidia0").touch()
-    assert _kernel_shows_accelerator(tmp_path)
+    assert kernel_shows_accelerator(tmp_path)
+
+
+# -- MLX --------------------------------------------------------------------------------------------------------------
+
+
+def no_torch_asked() -> TorchFound:
+    raise AssertionError("torch was looked for")
+
+
+def test_auto_prefers_mlx_on_apple_silicon_and_never_asks_torch() -> None:
+    hw = choose(MLX_MAC, no_torch_asked)
+    assert (hw.backend, hw.chip, hw.dtypes, hw.on_cpu) == ("mlx", "Apple M4 Max", ("bfloat16", "float32"), False)
+    assert hw.peak_flops == 15.2e12 and hw.peak_is_estimate
+    assert hw.driver == "macOS 15.1, MLX 0.32.4"
+    assert default_preset(hw) == "small"
+
+
+def test_a_mac_whose_mlx_cannot_be_imported_uses_torch() -> None:
+    half = replace(MAC, mlx="0.32.4", mlx_build="")
+    assert choose(half, lambda: fake_torch(mps=True)).backend == "mps"
+
+
+def test_mlx_on_linux_is_used_only_when_it_is_asked_for_and_is_the_cpu() -> None:
+    assert choose(MLX_LINUX, lambda: NO_TORCH).backend == "cpu"
+    hw = choose(MLX_LINUX, no_torch_asked, "mlx")
+    assert (hw.backend, hw.on_cpu, hw.dtypes, hw.peak_flops) == ("mlx", True, ("float32",), None)
+    assert "OpenBLAS" in hw.note
+    assert default_preset(hw) == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        (LINUX, "MLX is not installed"),
+        (replace(LINUX, mlx="0.32.4"), "without the package for this machine"),
+    ],
+)
+def test_mlx_that_is_asked_for_and_missing_says_what_to_install(machine: Machine, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        choose(machine, no_torch_asked, "mlx")
+    assert caught.value.hint == "pip install 'autoresearch[mlx]'"
+
+
+def test_the_cuda_build_of_mlx_is_refused() -> None:
+    with pytest.raises(UsageError, match="CUDA build"):
+        choose(replace(LINUX, mlx="0.32.4", mlx_build="cuda"), no_torch_asked, "mlx")
+
+
+@pytest.mark.parametrize(
+    ("installed", "system", "build"),
+    [
+        (set(), "Darwin", ""),
+        ({"mlx", "mlx-metal"}, "Darwin", "metal"),
+        ({"mlx", "mlx-cpu"}, "Linux", "cpu"),
+        ({"mlx", "mlx-cuda-12"}, "Linux", "cuda"),
+        ({"mlx", "mlx-cpu", "mlx-cuda"}, "Linux", "cuda"),
+        ({"mlx"}, "Linux", ""),
+    ],
+)
+def test_what_mlx_computes_on_follows_from_its_packages(installed: set[str], system: str, build: str) -> None:
+    assert mlx_build(installed, system) == build
+
+
+def test_looking_for_mlx_imports_nothing_of_it() -> None:
+    code = "import sys; from autoresearch.backends.machine import find_mlx; find_mlx(); print('mlx' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "False\n"
+
+
+def test_no_mlx_is_found_where_its_folder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert find_mlx() == ("", "")
+
+
+def test_the_kinds_of_mlx_mps_and_cpu_differ_and_a_cpu_is_held_to_a_cpus_tolerance() -> None:
+    on_gpu, on_cpu = choose(MLX_MAC, no_torch_asked), choose(MLX_LINUX, no_torch_asked, "mlx")
+    assert device_kind(on_gpu) == "mlx:Apple M4 Max"
+    assert device_kind(on_cpu) == f"cpu-mlx:{LINUX.cpu}"
+    assert device_kind(on_cpu, "libopenblasp-r0.3.21") == f"cpu-mlx+libopenblasp-r0.3.21:{LINUX.cpu}"
+    assert device_kind(choose(LINUX, no_torch_asked, "cpu")) == f"cpu:{LINUX.cpu}"
+
+
+def chosen(machine: Machine, requested: str, allow_accelerator: bool, file: str | None) -> Hardware:
+    return choose_for(machine, lambda: fake_torch(mps=machine.is_apple_silicon), requested, allow_accelerator, file)
+
+
+@pytest.mark.parametrize(
+    ("machine", "requested", "allowed", "file", "backend"),
+    [
+        (MLX_MAC, "auto", True, None, "mlx"),
+        (MLX_MAC, "auto", True, "train.py", "mps"),
+        (MLX_MAC, "mps", True, "train.py", "mps"),
+        (MLX_MAC, "auto", True, "train_mlx.py", "mlx"),
+        (MLX_MAC, "auto", False, None, "cpu"),  # a contract that counts CPU seconds
+        (MLX_MAC, "mlx", False, "train.py", "cpu"),
+        (MLX_LINUX, "auto", False, "train_mlx.py", "mlx"),
+        (MLX_LINUX, "auto", True, "train_mlx.py", "mlx"),
+        (MLX_LINUX, "mlx", False, None, "mlx"),
+        (MLX_LINUX, "auto", True, "train.py", "cpu"),
+        (MLX_LINUX, "cuda", False, "train.py", "cpu"),
+    ],
+)
+def test_the_experiment_file_decides_between_torch_and_mlx(
+    machine: Machine, requested: str, allowed: bool, file: str | None, backend: str
+) -> None:
+    assert chosen(machine, requested, allowed, file).backend == backend
+
+
+@pytest.mark.parametrize(
+    ("machine", "requested", "allowed", "file", "message"),
+    [
+        (MLX_LINUX, "mlx", True, "train.py", "train.py runs on torch"),
+        (MLX_LINUX, "cpu", True, "train_mlx.py", "train_mlx.py runs on MLX"),
+        (MLX_MAC, "mps", True, "train_mlx.py", "train_mlx.py runs on MLX"),
+        (MLX_MAC, "auto", False, "train_mlx.py", "counts CPU seconds"),
+        (LINUX, "auto", True, "train_mlx.py", "MLX is not installed"),
+    ],
+)
+def test_a_file_that_cannot_run_on_what_was_asked_for_is_refused(
+    machine: Machine, requested: str, allowed: bool, file: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        chosen(machine, requested, allowed, file)
+    assert caught.value.hint
+
+
+def test_the_file_in_force_is_that_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (experiment_file("mlx"), experiment_file("mps"), experiment_file("cpu")) == (
+        "train_mlx.py",
+        "train.py",
+        "train.py",
+    )
+    monkeypatch.setattr(hardware, "read_machine", lambda: MLX_MAC)
+    assert file_in_force() == "train_mlx.py"
+    assert file_in_force(allow_accelerator=False) == "train.py"
+    monkeypatch.setenv("AUTORESEARCH_BACKEND", "mps")
+    assert file_in_force() == "train.py"
+    monkeypatch.setattr(hardware, "read_machine", lambda: MLX_LINUX)
+    monkeypatch.setenv("AUTORESEARCH_BACKEND", "mlx")
+    assert file_in_force(allow_accelerator=False) == "train_mlx.py"
+
+
+# -- drivers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_nvidia_driver_is_read_from_the_kernels_text() -> None:
+    old = (
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC version: gcc 12"
+    )
+    new = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build  (builder@host)\n"
+    assert (nvidia_driver(old), nvidia_driver(new), nvidia_driver("")) == ("535.183.01", "570.124.06", "")
+
+
+def test_drivers_are_told_with_what_they_run() -> None:
+    torch = fake_torch(cuda="NVIDIA L4")
+    torch.module.version.cuda = "12.8"  # type: ignore[union-attr]
+    machine = replace(LINUX, nvidia_driver="570.124.06", amd_driver="6.8.5", os_version="Linux 6.1.0")
+    assert choose(machine, lambda: torch).driver == "NVIDIA 570.124.06, CUDA 12.8"
+    assert choose(LINUX, lambda: torch).driver == "CUDA 12.8"
+    rocm = fake_torch(cuda="AMD Instinct MI300X", hip="6.4")
+    assert choose(machine, lambda: rocm).driver == "amdgpu 6.8.5, ROCm 6.4"
+    assert choose(machine, lambda: NO_TORCH, "cpu").driver == "Linux 6.1.0"
+    assert choose(replace(MAC, os_version="macOS 15.1"), lambda: fake_torch(mps=True)).driver == "macOS 15.1"
+    xpu = fake_torch(xpu="Intel(R) Arc(TM) B580")
+    assert choose(machine, lambda: xpu).driver == "Linux 6.1.0"
+
+
+def test_the_operating_system_is_named_as_its_users_do() -> None:
+    assert os_version("Darwin", "15.1", "24.1.0") == "macOS 15.1"
+    assert os_version("Linux", "", "6.1.0-13-amd64") == "Linux 6.1.0-13-amd64"
+
+
+def test_hidden_accelerators_are_recognised_by_all_their_variables() -> None:
+    assert accelerators_are_hidden({**hide_accelerators_environment(), "PATH": "/bin"})
+    assert not accelerators_are_hidden({"CUDA_VISIBLE_DEVICES": ""})
+    assert not accelerators_are_hidden({})

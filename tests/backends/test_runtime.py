@@ -217,4 +217,40 @@ def test_at_most_two_steps_are_in_flight_on_an_accelerator():
 def test_the_runtime_is_that_of_the_library_the_experiment_imported(monkeypatch):
     assert isinstance(runtime_in_use(), TorchRuntime)
     monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
     assert isinstance(runtime_in_use(), NumpyRuntime)
+
+
+@pytest.mark.parametrize("runtime_class", [NumpyRuntime, torch_on_cpu])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
+def test_tokens_of_any_width_are_widened_into_storage_of_their_own(runtime_class, dtype):
+    rows = np.array([[1, 2, 60_000], [4, 5, 6]], dtype=dtype)
+    placed = runtime_class().place(rows[:, 1:])
+    assert placed.tolist() == [[2, 60_000], [5, 6]]
+    assert str(placed.dtype).removeprefix("torch.") == "int64"
+    rows[:] = 0
+    assert placed.tolist() == [[2, 60_000], [5, 6]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+def test_tokens_reach_the_device_whole_though_nobody_waits_for_the_copy():
+    runtime = TorchRuntime()
+    batches = [np.random.default_rng(step).integers(0, 60_000, (64, 2048)).astype(np.uint16) for step in range(20)]
+    placed = [runtime.place(rows) for rows in batches]
+    for rows, tokens in zip(batches, placed, strict=True):
+        assert tokens.is_cuda
+        np.testing.assert_array_equal(tokens.cpu().numpy(), rows)
+
+
+def test_metadata_travels_in_the_header_and_changes_no_weight(on_cpu, tmp_path):
+    from safetensors import safe_open
+
+    for runtime, state in ((on_cpu, {"w": torch.arange(3.0)}), (NumpyRuntime(), {"w": np.arange(3.0)})):
+        packed = runtime.pack(state, {"config": '{"depth": 2}'})
+        assert packed == runtime.pack(state, {"config": '{"depth": 2}'})
+        (tmp_path / "w.safetensors").write_bytes(packed)
+        with safe_open(tmp_path / "w.safetensors", framework="np") as opened:
+            assert opened.metadata() == {"config": '{"depth": 2}'}
+        assert runtime.unpack(packed)["w"].tolist() == [0.0, 1.0, 2.0]
+        assert runtime.pack(state, {}) == runtime.pack(state) == runtime.pack(state, None)

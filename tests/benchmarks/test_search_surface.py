@@ -142,6 +142,7 @@ def fitted():
     return data, Surface(fit(data), SPACE)
 
 
+@pytest.mark.slow
 def test_the_fit_finds_a_known_surface_under_noise_and_busy_neighbours(fitted):
     _, surface = fitted
     here = surface.val_bpb(NUMBERS)  # between quiet and busy
@@ -263,12 +264,14 @@ def test_the_incumbent_is_run_again_after_eight_experiments_without_it():
     assert course.trials == 3 + 9 + 1
 
 
+@pytest.mark.slow
 def test_luck_is_judged_as_in_a_session_so_equal_candidates_are_seldom_kept():
     equal = [written(EMBEDDING_LR=round(0.61 + 0.01 * step, 2)) for step in range(60)]
     course = session(noise=0.01, trials=200).run(Says(equal))
     assert course.keeps <= 0.15 * course.experiments
 
 
+@pytest.mark.slow
 def test_the_registered_searches_run_on_the_surface():
     class Options:
         model, model_share, prompt_tokens, reply_tokens, model_seconds = None, 0.3, 24_000, 2048, 1.0

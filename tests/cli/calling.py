@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+COUNTING = Path(__file__).parents[1] / "experiments" / "counting.py"
 ANOTHER_SHARPNESS = ("SHARPNESS = 0.5", "SHARPNESS = 0.9")  # sharper counts predict better: a sure keep
 WORSE_SHARPNESS = ("SHARPNESS = 0.5", "SHARPNESS = 0.05")  # nearly uniform: a sure discard
 
@@ -57,3 +59,15 @@ def edit(root: Path, change: tuple[str, str]) -> None:
     text = path.read_text(encoding="utf-8")
     assert change[0] in text
     path.write_text(text.replace(*change), encoding="utf-8")
+
+
+def fill(root: Path) -> Path:
+    """Make `root` a workspace whose experiment takes a fraction of a second, with a first commit."""
+    root.mkdir(parents=True)
+    shutil.copy(COUNTING, root / "train.py")
+    (root / "pyproject.toml").write_text('[tool.autoresearch]\ncontract = "smoke"\ncalibration = 2\n')
+    (root / ".gitignore").write_text("results*.tsv\nEXPERIMENT_LOG.md\n*.log\n*.png\ndata/\nlogs/\n*_status.txt\n")
+    git(root, "init", "--quiet")
+    git(root, "add", "-A")
+    git(root, "commit", "--quiet", "-m", "start")
+    return root

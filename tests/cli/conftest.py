@@ -6,21 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from calling import done, git
-
-COUNTING = Path(__file__).parents[1] / "experiments" / "counting.py"
-
-
-def fill(root: Path) -> Path:
-    """Make `root` a workspace whose experiment takes a fraction of a second, with a first commit."""
-    root.mkdir(parents=True)
-    shutil.copy(COUNTING, root / "train.py")
-    (root / "pyproject.toml").write_text('[tool.autoresearch]\ncontract = "smoke"\ncalibration = 2\n')
-    (root / ".gitignore").write_text("results*.tsv\nEXPERIMENT_LOG.md\n*.log\n*.png\ndata/\nlogs/\n*_status.txt\n")
-    git(root, "init", "--quiet")
-    git(root, "add", "-A")
-    git(root, "commit", "--quiet", "-m", "start")
-    return root
+from calling import done, fill
 
 
 @pytest.fixture(scope="session")

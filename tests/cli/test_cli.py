@@ -28,6 +28,7 @@ def table(path: Path) -> list[dict[str, str]]:
 # -- setting up ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doctor_names_the_contract_that_fits_and_what_is_prepared(smoke, tmp_path):
     found = json.loads(done(tmp_path, "doctor", "--json"))
     assert found["contract"] in ("tiny", "small", "standard")
@@ -36,9 +37,17 @@ def test_doctor_names_the_contract_that_fits_and_what_is_prepared(smoke, tmp_pat
     assert f"autoresearch prepare --contract {found['contract']}" in found["advice"]
     text = done(tmp_path, "doctor")
     assert found["chip"] in text
+    assert found["driver"] in text
+    assert set(found["constants"]) == {"DEPTH", "DEVICE_BATCH_SIZE", "TOTAL_BATCH_SIZE"}
+    assert all(f"{name} = {value}" in text for name, value in found["constants"].items())
+    assert 0 < found["constants_memory_gb"] < found["memory_gb"]
+    assert found["experiment_file"] in ("train.py", "train_mlx.py")
     assert found["sealed"] in text
+    taken = next(path for path, why in found["attention"].items() if not why)
+    assert f"windows by {taken}" in text
 
 
+@pytest.mark.slow
 def test_doctor_names_the_variables_that_hold_keys_and_no_key(smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("GROQ_API_KEY", "gsk_planted0123456789")
     found = done(tmp_path, "doctor", "--json")
@@ -47,6 +56,7 @@ def test_doctor_names_the_variables_that_hold_keys_and_no_key(smoke, tmp_path, m
     assert "planted" not in found + done(tmp_path, "doctor")
 
 
+@pytest.mark.slow
 def test_init_makes_a_workspace_with_one_commit_that_holds_the_files_of_this_installation(tmp_path):
     out = done(tmp_path, "init", "my lab")
     root = tmp_path / "my lab"
@@ -60,6 +70,7 @@ def test_init_makes_a_workspace_with_one_commit_that_holds_the_files_of_this_ins
     refused(call(root, "status"), 1, "no session")
 
 
+@pytest.mark.slow
 def test_prepare_is_done_once_and_says_where(smoke, tmp_path):
     found = json.loads(done(tmp_path, "prepare", "--contract", "smoke", "--json"))
     assert found["directory"] == str(smoke[1].directory)
@@ -68,6 +79,7 @@ def test_prepare_is_done_once_and_says_where(smoke, tmp_path):
     assert "training a tokenizer" not in done(tmp_path, "prepare", "--contract", "smoke")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["-m", "autoresearch", "train"], ["train.py"]], ids=["train", "python"])
 def test_train_and_plain_python_run_the_file_in_one_process(make_workspace, command):
     root = make_workspace()
@@ -110,6 +122,7 @@ def test_a_session_leaves_branch_refs_tables_and_snapshots(lived_workspace):
     assert git(root, "branch", "--show-current") not in ("autoresearch/a", "")
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_the_session_ended(lived_workspace):
     out = done(lived_workspace, "research", "a", "--resume", "--experiments", "3")
     assert "3 experiments, " in out
@@ -117,6 +130,7 @@ def test_resume_goes_on_where_the_session_ended(lived_workspace):
     assert [row["experiment"] for row in table(lived_workspace / "results.tsv")] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_a_whole_session_runs_in_a_path_with_spaces_and_non_ascii_letters(make_workspace):
     root = make_workspace(folder="Été à Köln/мой lab 実験")
     out = done(root, "research", "nuit", "--experiments", "2")
@@ -126,6 +140,7 @@ def test_a_whole_session_runs_in_a_path_with_spaces_and_non_ascii_letters(make_w
     assert (root / "progress.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_workspace_below_the_top_of_its_repository_runs_too(make_workspace, tmp_path):
     root = make_workspace(folder="labs/one")
     shutil.rmtree(root / ".git")
@@ -137,6 +152,7 @@ def test_a_workspace_below_the_top_of_its_repository_runs_too(make_workspace, tm
     assert changed == "one/train.py"
 
 
+@pytest.mark.slow
 def test_calibrate_reports_the_noise_of_the_baseline(make_workspace):
     root = make_workspace()
     found = json_lines(done(root, "calibrate", "--repeats", "3", "--json"))[-1]
@@ -150,6 +166,7 @@ def test_calibrate_reports_the_noise_of_the_baseline(make_workspace):
 # -- try ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_try_keeps_a_better_edit_and_moves_the_session_but_not_the_checkout(make_workspace):
     root = make_workspace()
     edit(root, ANOTHER_SHARPNESS)
@@ -163,6 +180,7 @@ def test_try_keeps_a_better_edit_and_moves_the_session_but_not_the_checkout(make
     assert (root / "train.py").read_text() == edited
 
 
+@pytest.mark.slow
 def test_try_discards_a_worse_edit_brings_the_file_back_and_keeps_the_edit_under_its_ref(make_workspace):
     root = make_workspace()
     before = (root / "train.py").read_text()
@@ -173,6 +191,7 @@ def test_try_discards_a_worse_edit_brings_the_file_back_and_keeps_the_edit_under
     assert "SHARPNESS = 0.05" in git(root, "show", "refs/autoresearch/a/1:train.py")
 
 
+@pytest.mark.slow
 def test_try_records_an_edit_outside_the_scope_as_a_refused_row(make_workspace):
     root = make_workspace()
     edit(root, ANOTHER_SHARPNESS)
@@ -184,6 +203,7 @@ def test_try_records_an_edit_outside_the_scope_as_a_refused_row(make_workspace):
     assert (row["description"], row["status"], row["sealed"]) == ("two files", "discard", "not run")
 
 
+@pytest.mark.slow
 def test_try_refuses_an_edit_of_the_seed_alone_without_a_run(make_workspace):
     root = make_workspace(
         (ROOT / "tests/experiments/counting.py")
@@ -197,6 +217,7 @@ def test_try_refuses_an_edit_of_the_seed_alone_without_a_run(make_workspace):
     assert table(root / "results.tsv")[-1]["trials"] == "0"
 
 
+@pytest.mark.slow
 def test_a_crash_in_try_is_a_row_with_the_end_of_its_log(make_workspace):
     root = make_workspace()
     before = (root / "train.py").read_text()
@@ -210,6 +231,7 @@ def test_a_crash_in_try_is_a_row_with_the_end_of_its_log(make_workspace):
     assert (root / "train.py").read_text() == before
 
 
+@pytest.mark.slow
 def test_try_without_an_edit_has_nothing_to_try(lived_workspace):
     incumbent = git(lived_workspace, "show", "autoresearch/a:train.py")
     (lived_workspace / "train.py").write_text(incumbent + "\n")
@@ -220,6 +242,7 @@ def test_try_without_an_edit_has_nothing_to_try(lived_workspace):
 # -- looking ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_says_what_ended_and_how_to_go_on(lived_workspace):
     found = json.loads(done(lived_workspace, "status", "--json"))
     assert found["session"] == "a"
@@ -228,6 +251,7 @@ def test_status_says_what_ended_and_how_to_go_on(lived_workspace):
     assert "research a --resume" in done(lived_workspace, "status")
 
 
+@pytest.mark.slow
 def test_history_shows_every_experiment_and_draws_the_chart_that_was_asked_for(lived_workspace):
     rows = json_lines(done(lived_workspace, "history", "--json"))
     assert [row["experiment"] for row in rows] == [0, 1, 2]
@@ -236,6 +260,7 @@ def test_history_shows_every_experiment_and_draws_the_chart_that_was_asked_for(l
     assert (lived_workspace / "night.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_history_write_brings_tables_and_snapshots_back_after_git_clean(lived_workspace):
     root = lived_workspace
     kept = ("results.tsv", "results_history.tsv", "EXPERIMENT_LOG.md")
@@ -249,10 +274,12 @@ def test_history_write_brings_tables_and_snapshots_back_after_git_clean(lived_wo
     assert {path.relative_to(root): path.read_bytes() for path in (root / "logs" / "a").glob("[0-9]*/*")} == snapshots
 
 
+@pytest.mark.slow
 def test_history_of_an_unknown_session_names_the_known_ones(lived_workspace):
     refused(call(lived_workspace, "history", "b"), 2, "'b'", "known: a")
 
 
+@pytest.mark.slow
 def test_show_tells_one_experiment_in_full(lived_workspace):
     found = json.loads(done(lived_workspace, "show", "1", "--json"))
     out = done(lived_workspace, "show", "1")
@@ -262,6 +289,7 @@ def test_show_tells_one_experiment_in_full(lived_workspace):
     refused(call(lived_workspace, "show", "99"), 1, "no experiment 99")
 
 
+@pytest.mark.slow
 def test_diff_shows_what_an_experiment_changed_and_how_two_differ(lived_workspace):
     one = done(lived_workspace, "diff", "1")
     assert one == (lived_workspace / "logs" / "a" / "1" / "diff.patch").read_text()
@@ -272,6 +300,7 @@ def test_diff_shows_what_an_experiment_changed_and_how_two_differ(lived_workspac
     )
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_to_the_end_is_not_an_error(lived_workspace):
     shell = f'"{sys.executable}" -m autoresearch history | head -1; exit ${{PIPESTATUS[0]}}'
     result = subprocess.run(["bash", "-c", shell], cwd=lived_workspace, capture_output=True, text=True, check=False)

@@ -58,6 +58,7 @@ def test_numbers_and_tags_name_experiments_and_the_first_is_the_reference(lived_
     assert labels(compared(lived_workspace, "a")) == [[incumbent]]
 
 
+@pytest.mark.slow
 def test_estimates_are_those_of_history(lived_workspace, compared):
     history = [json.loads(line) for line in done(lived_workspace, "history", "--json").splitlines()]
     entries = compared(lived_workspace)["groups"][0]["entries"]

@@ -181,6 +181,7 @@ def test_preflight_is_silent_about_a_sound_file(lab, ask):
     assert ask("preflight", lab, **editing("train.py")) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_preflight_passes_the_projects_own_train_py_under_every_contract(make_workspace, ask):
     from autoresearch.contract.rules import PRESETS
 
@@ -193,8 +194,74 @@ def test_preflight_passes_the_projects_own_train_py_under_every_contract(make_wo
 
 
 def test_preflight_knows_the_names_that_a_trial_offers():
-    constants = dict.fromkeys(("MAX_SEQ_LEN", "TIME_BUDGET", "SEED", "PRESET"))
+    constants = dict.fromkeys(("MAX_SEQ_LEN", "TIME_BUDGET", "SEED", "PRESET", "MAX_DEVICE_BATCH_SIZE"))
     assert set(surface_names(None, None, constants)) == OFFERED
+
+
+ROOT = Path(__file__).parents[2]
+RECIPE = {name: (ROOT / name).read_text(encoding="utf-8") for name in SCOPES["data"]}
+
+
+@pytest.fixture
+def recipe(lab) -> Path:
+    """A workspace with a data recipe, on a branch of the data program."""
+    for name, text in RECIPE.items():
+        (lab / name).write_text(text, encoding="utf-8")
+    git(lab, "add", "-A")
+    git(lab, "commit", "--quiet", "-m", "a recipe")
+    return on_branch(lab, "autoresearch-data/t1")
+
+
+@pytest.mark.parametrize("name", SCOPES["data"])
+def test_preflight_passes_the_projects_own_recipe(recipe, ask, name):
+    assert ask("preflight", recipe, **editing(name)) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("prepare.py", "def feed(", "def fed(", "feed() is gone"),
+        ("data_sources.py", "def quality(", "def good(", "quality() is gone"),
+        (
+            "data_sources.py",
+            "autoresearch.recipes.mixing",
+            "autoresearch.records.ledger",
+            "import autoresearch.records",
+        ),
+        (
+            "prepare.py",
+            "import data_sources as sources",
+            "import autoresearch.loop.referee as sources",
+            "autoresearch.loop",
+        ),
+        ("data_sources.py", 'DUPLICATES = "keep"', 'DUPLICATES = "fuzzy"', "'fuzzy' is none of keep, exact, near"),
+        ("data_sources.py", 'ORDER = "shuffled"', 'ORDER = "sorted"', "ORDER 'sorted'"),
+        ("data_sources.py", "NUM_TIERS = 1 ", "NUM_TIERS = 9 ", "NUM_TIERS 9 is not between 1 and 4"),
+        ("data_sources.py", "LATE_FROM = 1.0", "LATE_FROM = 20", "LATE_FROM 20 is no share"),
+        ("data_sources.py", "VOCAB_SIZE = 0 ", "VOCAB_SIZE = 100 ", "VOCAB_SIZE 100 is less than 260"),
+        (
+            "data_sources.py",
+            "TIER_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of",
+            "TIER_WEIGHTS = (0.0, 1.0, 1.0, 1.0)  # of",
+            "one of the first 1",
+        ),
+        ("data_sources.py", "MAX_CHARACTERS = 0", "MAX_CHARACTERS = 5\nMIN_CHARACTERS_ = 0", ""),
+    ],
+)
+def test_preflight_of_a_recipe_names_what_its_library_would_refuse(recipe, ask, name, old, new, said):
+    assert RECIPE[name].count(old) == 1
+    (recipe / name).write_text(RECIPE[name].replace(old, new), encoding="utf-8")
+    code, _, told = ask("preflight", recipe, **editing(name))
+    assert code == (2 if said else 0)
+    assert said in told
+
+
+def test_a_recipe_with_no_length_between_its_limits_is_told(recipe, ask):
+    text = RECIPE["data_sources.py"].replace("MIN_CHARACTERS = 0", "MIN_CHARACTERS = 90", 1)
+    (recipe / "data_sources.py").write_text(
+        text.replace("MAX_CHARACTERS = 0", "MAX_CHARACTERS = 9", 1), encoding="utf-8"
+    )
+    assert "at least 90 and at most 9 characters" in ask("preflight", recipe, **editing("data_sources.py"))[2]
 
 
 # -- begin and stop -------------------------------------------------------------------------------------------------------
@@ -235,6 +302,16 @@ def test_a_driving_agent_is_sent_back_to_work(lab, ask):
     assert code == 0
     assert answer["decision"] == "block"
     assert "--tag t1" in answer["reason"]
+
+
+def test_an_agent_that_drives_the_data_program_is_sent_back_to_both_its_files(recipe, ask):
+    assert "prepare.py and data_sources.py" in ask("begin", recipe, prompt="/experiment:data d1")[1]
+    judged(recipe, "d1", Status.KEEP)
+    ask("begin", recipe, prompt="/experiment:data d1")
+    judged(recipe, "d1", Status.DISCARD)
+    said = json.loads(ask("stop", recipe)[1])["reason"]
+    assert "prepare.py or data_sources.py" in said and "program_data.md" in said
+    assert ask("scope", recipe, **editing("train.py"))[0] == 2
 
 
 def test_an_agent_that_gets_nowhere_is_let_go_after_three_times(lab, ask):

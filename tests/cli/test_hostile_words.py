@@ -97,6 +97,7 @@ def test_json_is_one_printable_object_a_line(haunted, capsys, verb):
         json.loads(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", [("history",), ("show", "1")], ids=" ".join)
 def test_a_terminal_that_speaks_only_ascii_gets_every_answer(haunted, verb):
     result = call(haunted, *verb, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
@@ -104,6 +105,7 @@ def test_a_terminal_that_speaks_only_ascii_gets_every_answer(haunted, verb):
     assert result.stdout.isascii()
 
 
+@pytest.mark.slow
 def test_everything_written_again_is_free_of_control_characters(haunted):
     assert main(["history", "a", "--write", "--chart", "night.png"]) == 0
     assert (haunted / "night.png").read_bytes().startswith(b"\x89PNG")
@@ -153,6 +155,7 @@ def commit_odd(root, kind: str) -> None:
         path.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "said"), [("link", "a symbolic link"), ("submodule", "a submodule"), ("large", "2,400,000 bytes")]
 )
@@ -173,6 +176,7 @@ def test_an_executable_train_py_is_as_good_as_any(make_workspace):
     assert workspace.read_surface(workspace.repository.head(), "train.py") == (root / "train.py").read_text()
 
 
+@pytest.mark.slow
 def test_verbs_that_look_run_nothing_that_the_repository_configures(haunted, tmp_path):
     sprung = tmp_path / "sprung"
     sprung.mkdir()

@@ -54,6 +54,7 @@ async def until(condition, seconds=90.0):
     pytest.fail("waited in vain")
 
 
+@pytest.mark.slow
 def test_the_tools_say_what_the_verbs_say(lived_workspace):
     root = lived_workspace
     status, history, last, show, noise = map(
@@ -84,6 +85,7 @@ def test_the_tools_say_what_the_verbs_say(lived_workspace):
     assert (noise["sd"], noise["incumbent"]["val_bpb"]) == (status["noise"], status["best_val_bpb"])
 
 
+@pytest.mark.slow
 def test_an_agent_finds_five_tools_with_instructions_and_a_schema_of_their_results(lived_workspace):
     async def look():
         async with connected(lived_workspace) as client:
@@ -96,6 +98,7 @@ def test_an_agent_finds_five_tools_with_instructions_and_a_schema_of_their_resul
     assert "program.md" in instructions
 
 
+@pytest.mark.slow
 def test_a_refusal_is_a_tool_error_with_its_hint_and_without_a_traceback(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(incumbent_text(root))
@@ -115,6 +118,7 @@ def test_a_refusal_is_a_tool_error_with_its_hint_and_without_a_traceback(lived_w
     assert len(experiments(root)) == 3
 
 
+@pytest.mark.slow
 def test_two_clients_that_try_at_once_have_one_experiment_each_and_hear_how_it_goes(lived_workspace):
     root = lived_workspace
     told: dict[str, list[tuple[float, str]]] = {"one": [], "two": []}
@@ -155,6 +159,7 @@ def test_two_clients_that_try_at_once_have_one_experiment_each_and_hear_how_it_g
         assert [seconds for seconds, _ in heard] == sorted(seconds for seconds, _ in heard)
 
 
+@pytest.mark.slow
 def test_a_cancelled_call_ends_its_trial_and_the_next_call_goes_on_with_it(lived_workspace):
     root = lived_workspace
     text = flatter(root, 0.05).replace("def main():\n", "def main():\n    import time\n\n    time.sleep(5)\n")
@@ -173,6 +178,7 @@ def test_a_cancelled_call_ends_its_trial_and_the_next_call_goes_on_with_it(lived
     assert len(experiments(root)) == 4
 
 
+@pytest.mark.slow
 def test_nothing_but_the_protocol_is_on_standard_output(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(flatter(root, 0.05))
@@ -195,6 +201,7 @@ def test_nothing_but_the_protocol_is_on_standard_output(lived_workspace):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_without_the_package_the_server_says_how_to_install_it(tmp_path):
     (tmp_path / "mcp.py").write_text("raise ImportError('not here')\n")
     hint = refused(call(tmp_path, "mcp", environment={"PYTHONPATH": str(tmp_path)}), 1, "needs the package mcp")

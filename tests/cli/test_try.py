@@ -43,6 +43,7 @@ def slow(text: str) -> str:
     return text.replace("def main():\n", "def main():\n    import time\n\n    time.sleep(3)\n")
 
 
+@pytest.mark.slow
 def test_an_agent_reads_one_line_and_nothing_else(lived_workspace):
     root = lived_workspace
     before = incumbent_text(root)
@@ -60,6 +61,7 @@ def test_an_agent_reads_one_line_and_nothing_else(lived_workspace):
     assert (root / "train.py").read_text() == before
 
 
+@pytest.mark.slow
 def test_three_agents_in_one_checkout_are_served_in_the_order_of_their_calls(lived_workspace):
     root = lived_workspace
     with session_lock(open_workspace(root), "a"):
@@ -84,6 +86,7 @@ def test_three_agents_in_one_checkout_are_served_in_the_order_of_their_calls(liv
     assert num_waiting(root) == 0
 
 
+@pytest.mark.slow
 def test_agents_in_two_worktrees_share_one_session_and_lose_nothing(lived_workspace, tmp_path):
     root, other = lived_workspace, tmp_path / "other"
     git(root, "worktree", "add", "--quiet", "--detach", str(other))
@@ -100,6 +103,7 @@ def test_agents_in_two_worktrees_share_one_session_and_lose_nothing(lived_worksp
         assert (place / "train.py").read_text() == incumbent_text(root)
 
 
+@pytest.mark.slow
 def test_two_agents_that_begin_a_session_at_once_begin_one(make_workspace):
     root = make_workspace()
     base = (root / "train.py").read_text()
@@ -114,6 +118,7 @@ def test_two_agents_that_begin_a_session_at_once_begin_one(make_workspace):
     assert (root / "train.py").read_text() == base
 
 
+@pytest.mark.slow
 def test_what_a_killed_agent_left_is_finished_by_the_next_and_blocks_nobody(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(slow(flatter(root, 0.05)))
@@ -136,6 +141,7 @@ def test_what_a_killed_agent_left_is_finished_by_the_next_and_blocks_nobody(live
     assert num_waiting(root) == 0
 
 
+@pytest.mark.slow
 def test_the_same_call_again_goes_on_with_what_an_interrupt_left(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(edited := slow(flatter(root, 0.05)))
@@ -151,6 +157,7 @@ def test_the_same_call_again_goes_on_with_what_an_interrupt_left(lived_workspace
     assert in_order(root) == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_try_waits_for_a_night_of_research_on_its_tag(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(flatter(root, 0.05))
@@ -164,6 +171,7 @@ def test_try_waits_for_a_night_of_research_on_its_tag(lived_workspace):
     assert in_order(root) == ["while others sleep"]
 
 
+@pytest.mark.slow
 def test_patience_has_an_end_and_leaves_no_row(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(edited := flatter(root, 0.05))
@@ -175,6 +183,7 @@ def test_patience_has_an_end_and_leaves_no_row(lived_workspace):
     assert (root / "train.py").read_text() == edited
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_waiting_leaves_the_queue_and_the_edit(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text(edited := flatter(root, 0.05))
@@ -189,6 +198,7 @@ def test_ctrl_c_while_waiting_leaves_the_queue_and_the_edit(lived_workspace):
     assert (len(experiments(root)), (root / "train.py").read_text()) == (3, edited)
 
 
+@pytest.mark.slow
 def test_the_persons_limit_stops_the_next_try_and_is_told_before(make_workspace):
     root = make_workspace()
     (root / "train.py").write_text((root / "train.py").read_text().replace("SHARPNESS = 0.5", "SHARPNESS = 0.05"))
@@ -206,6 +216,7 @@ def test_the_persons_limit_stops_the_next_try_and_is_told_before(make_workspace)
     assert status["noise"] > status["measured_noise"] > 0
 
 
+@pytest.mark.slow
 def test_an_edit_from_standard_input_is_tried_and_the_checkout_stays(lived_workspace):
     root = lived_workspace
     (root / "train.py").write_text("# mine\n")

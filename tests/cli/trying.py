@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from calling import git
+from patience import PATIENCE
 
 from autoresearch.loop.queue import waiting
 from autoresearch.records.ledger import Experiment, Ledger
@@ -17,7 +18,7 @@ from autoresearch.workspace import open_workspace
 FLATTER = (0.05, 0.06, 0.07, 0.08)  # nearly uniform predictions: each a sure discard after one trial
 
 
-def until(condition, *running: subprocess.Popen[str], seconds=90.0):
+def until(condition, *running: subprocess.Popen[str], seconds=PATIENCE):
     """Poll until the condition holds; the test fails when it does not in time, or when one of the processes ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -74,5 +75,5 @@ def is_training(root: Path, number: int, tag: str = "a") -> bool:
 
 def end(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a process that ends by itself."""
-    out, err = process.communicate(stdin, timeout=150)
+    out, err = process.communicate(stdin, timeout=PATIENCE)
     return process.returncode, out, err

@@ -50,6 +50,7 @@ def test_eight_bits_per_byte_is_ln_256_nats_per_byte() -> None:
     assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0, rel=1e-15)
 
 
+@pytest.mark.slow
 @given(
     arrays.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 9)), elements=st.floats(0, 30, width=32)),
     st.integers(1, 12),

@@ -159,6 +159,7 @@ def test_waiting_counts_towards_the_overrun_of_the_cpu_clock():
     assert budget.overrun()
 
 
+@pytest.mark.slow
 @given(st.sampled_from([Clock.WALL, Clock.CPU]), st.lists(st.floats(0.0, 20.0), max_size=30))
 def test_progress_never_falls_and_stays_between_nought_and_one(clock, seconds):
     budget, times = started(clock)

@@ -14,6 +14,7 @@ from fakes import fake_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from patience import PATIENCE
 
 from autoresearch.backends.runtime import NumpyRuntime
 from autoresearch.contract import channel as channel_module
@@ -370,7 +371,7 @@ def test_a_trial_over_a_socket_pair_from_hello_to_score(dtype):
         seen = [(inputs.tolist(), epoch, loader.progress, loader.training_seconds) for inputs, _, epoch in loader]
         model = Table()
         score = names["evaluate_bpb"](model, tokenizer, 4)
-        referee.join(30.0)
+        referee.join(PATIENCE)
     assert seen == [
         ([[0, 1, 2, 3], [5, 6, 7, 8]], 1, 0.0, 0.0),
         ([[100, 101, 102, 103], [105, 106, 107, 108]], 2, 0.5, 4.25),
@@ -398,7 +399,7 @@ def screened(answer, model, rows):
         referee = ScreeningEnd(ours, rows, [])
         referee.start()
         SocketLink(theirs).examine(NumpyRuntime().pack(model.state_dict()), 4, answer)
-        referee.join(30.0)
+        referee.join(PATIENCE)
     return referee.result, referee.weights
 
 
@@ -409,7 +410,7 @@ def deeply_examined(load_model, rows, weights, claims):
         referee = DeepEnd(ours, rows, weights, claims)
         referee.start()
         SocketLink(theirs).be_examined(load_model)
-        referee.join(30.0)
+        referee.join(PATIENCE)
     return referee.result, [header["op"] for header in referee.heard]
 
 
@@ -540,12 +541,13 @@ def run_by_launcher(folder, text, log_path, make_referee):
         ours.sendall(f"{folder / 'train.py'}\n".encode())
         referee = make_referee(ours)
         referee.start()
-        early, _ = process.communicate(timeout=60)
+        early, _ = process.communicate(timeout=PATIENCE)
         ours.shutdown(socket.SHUT_RDWR)  # a process that left early leaves the referee's end waiting
-        referee.join(30.0)
+        referee.join(PATIENCE)
     return process.returncode, early, log_path.read_text(), referee
 
 
+@pytest.mark.slow
 def test_the_launcher_runs_an_experiment_from_its_order_to_its_score(tmp_path):
     folder = tmp_path / "trial of a name with spaces"
     folder.mkdir()
@@ -613,7 +615,7 @@ def test_the_launcher_ends_when_no_order_comes(sent, tmp_path):
                 socket.send_fds(ours, [b"!"], [log.fileno()])
             ours.sendall(b"no end of line")
         ours.close()
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE)
     if sent == "half an order":
         said = (tmp_path / "run.log").read_bytes()
     assert process.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.contract import corpora
-from autoresearch.contract.corpora import cache_root, num_documents, open_corpus, read_documents, shards_dir
+from autoresearch.contract.corpora import cache_root, num_documents, open_corpus, read_documents
+from autoresearch.contract.dataset_names import dataset_dir
+from autoresearch.contract.shard_record import Shard, ShardRecord, write_record
 from autoresearch.vocabulary import DataCorrupt, DataMissing, Slice, UsageError
 
 
@@ -29,11 +32,32 @@ def texts_of(name: str, count: int) -> list[str]:
     return [f"{name} {i} naïve — £{i}" for i in range(count)]
 
 
-def fill(root: Path, name: str, shards: dict[int, int]) -> Path:
-    """Shards of a dataset, by number, with that many documents."""
-    folder = shards_dir(name, root)
-    for number, count in shards.items():
-        write_shard(folder / f"shard_{number:05d}.parquet", texts_of(f"s{number}", count))
+def fill(
+    root: Path,
+    name: str,
+    shards: dict[int, int],
+    *,
+    held_out: int = 6,
+    in_use: int | None = None,
+    num_files: int | None = None,
+) -> Path:
+    """Shards of a dataset, by number, with that many documents, and their record; the dataset's folder."""
+    folder = dataset_dir(name, root)
+
+    def made(file: str, seed: str, count: int, number: int | None) -> Shard:
+        path = write_shard(folder / "shards" / file, texts_of(seed, count))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Shard(f"shards/{file}", path.stat().st_size, sha256, count, number, file)
+
+    record = ShardRecord(
+        name,
+        {"kind": "folder"},
+        num_files=len(shards) if num_files is None else num_files,
+        num_shards=len(shards) if in_use is None else in_use,
+        validation=made("validation.parquet", "held", held_out, None),
+        training=tuple(made(f"shard_{n:05d}.parquet", f"s{n}", count, n) for n, count in shards.items()),
+    )
+    write_record(folder, record)
     return folder
 
 
@@ -188,64 +212,111 @@ def test_an_unknown_dataset_names_the_known_ones(tmp_path: Path) -> None:
         open_corpus("pile", tmp_path)
 
 
-@pytest.mark.parametrize(("name", "contract"), [("climbmix", "standard"), ("tinystories", "small")])
-def test_missing_shards_name_the_folder_to_fill_and_the_command(tmp_path: Path, name: str, contract: str) -> None:
+@pytest.mark.parametrize("name", ["climbmix", "hf:owner/name:en"])
+def test_missing_shards_name_the_folder_and_the_command_that_gets_them(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataMissing) as raised:
         open_corpus(name, tmp_path)
-    assert str(tmp_path / name / "shards") in raised.value.message
-    assert raised.value.hint == f"autoresearch prepare --contract {contract}"
+    assert str(dataset_dir(name, tmp_path)) in raised.value.message
+    assert raised.value.hint == f"autoresearch prepare --dataset {name}"
 
 
-def test_training_shards_are_sorted_and_exclude_the_validation_shard(tmp_path: Path) -> None:
-    folder = fill(tmp_path, "tinystories", {10: 9, 2: 1, 0: 1})
-    (folder / "shard_11.parquet").write_text("not a shard's name")
+def test_the_record_says_which_shards_are_used_and_no_other_file_is(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "tinystories", {0: 1, 1: 2, 2: 3}, in_use=2)
+    write_shard(folder / "shards" / "shard_00009.parquet", ["a stranger"])
     corpus = open_corpus("tinystories", tmp_path)
-    assert [p.name for p in corpus.train_shards] == ["shard_00000.parquet", "shard_00002.parquet"]
-    assert {span.path.name for span in corpus.validation.values()} == {"shard_00010.parquet"}
-    assert list(corpus.train_documents()) == texts_of("s0", 1) + texts_of("s2", 1)
+    assert [p.name for p in corpus.train_shards] == ["shard_00000.parquet", "shard_00001.parquet"]
+    assert {span.path.name for span in corpus.validation.values()} == {"validation.parquet"}
+    assert list(corpus.train_documents()) == texts_of("s0", 1) + texts_of("s1", 2)
+    assert corpus.num_shards == 2
 
 
-def test_climbmix_pins_its_validation_shard_whatever_else_is_there(tmp_path: Path) -> None:
-    folder = fill(tmp_path, "climbmix", {0: 2, 7000: 2})
-    with pytest.raises(DataMissing, match=r"put shard_06542\.parquet into"):
-        open_corpus("climbmix", tmp_path)
-    write_shard(folder / "shard_06542.parquet", texts_of("v", 6))
-    corpus = open_corpus("climbmix", tmp_path)
-    assert [p.name for p in corpus.train_shards] == ["shard_00000.parquet", "shard_07000.parquet"]
-    assert list(corpus.validation_documents(Slice.SEARCH)) == texts_of("v", 6)[:2]
+def test_another_number_of_shards_may_be_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path, "climbmix", {0: 1, 1: 2, 2: 3}, in_use=1, num_files=5)
+    assert len(open_corpus("climbmix", tmp_path, num_shards=3).train_shards) == 3
+    with pytest.raises(DataMissing, match="3 of the 4 training files") as raised:
+        open_corpus("climbmix", tmp_path, num_shards=4)
+    assert raised.value.hint == "autoresearch prepare --dataset climbmix --num-shards 4"
+    with pytest.raises(DataMissing, match="3 of the 5 training files"):
+        open_corpus("climbmix", tmp_path, num_shards=-1)
 
 
-def test_a_validation_shard_alone_is_no_corpus(tmp_path: Path) -> None:
-    fill(tmp_path, "climbmix", {6542: 6})
-    with pytest.raises(DataMissing, match="no training shards of climbmix"):
+def test_a_gap_among_the_shards_ends_what_can_be_used(tmp_path: Path) -> None:
+    fill(tmp_path, "climbmix", {0: 1, 2: 3}, in_use=1)
+    with pytest.raises(DataMissing, match="1 of the 2 training files"):
+        open_corpus("climbmix", tmp_path, num_shards=2)
+
+
+def test_a_dataset_whose_first_shards_are_still_coming_is_not_there(tmp_path: Path) -> None:
+    fill(tmp_path, "climbmix", {0: 1}, in_use=0)
+    with pytest.raises(DataMissing, match="no shards of climbmix"):
         open_corpus("climbmix", tmp_path)
 
 
 @pytest.mark.parametrize("count", [3, 10, 11])
 def test_the_three_slices_are_contiguous_and_share_the_shard_out_completely(tmp_path: Path, count: int) -> None:
-    fill(tmp_path, "tinystories", {0: 1, 1: count})
+    fill(tmp_path, "tinystories", {0: 1}, held_out=count)
     corpus = open_corpus("tinystories", tmp_path)
     slices = [list(corpus.validation_documents(part)) for part in Slice]
-    assert [text for texts in slices for text in texts] == texts_of("s1", count)
+    assert [text for texts in slices for text in texts] == texts_of("held", count)
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 
 def test_too_few_documents_for_three_slices_are_refused(tmp_path: Path) -> None:
-    fill(tmp_path, "tinystories", {0: 1, 1: 2})
+    fill(tmp_path, "tinystories", {0: 1}, held_out=2)
     with pytest.raises(DataCorrupt, match="2 documents cannot be cut into 3 slices"):
         open_corpus("tinystories", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["shard_00001.parquet", "validation.parquet"])
+def test_a_shard_of_another_size_or_gone_is_found_without_reading_it(tmp_path: Path, name: str) -> None:
+    folder = fill(tmp_path, "climbmix", {0: 4, 1: 4})
+    path = folder / "shards" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataCorrupt, match=name):
+        open_corpus("climbmix", tmp_path)
+    path.unlink()
+    with pytest.raises(DataMissing, match=name) as raised:
+        open_corpus("climbmix", tmp_path)
+    assert raised.value.hint == "autoresearch prepare --dataset climbmix"
+
+
+def test_a_shard_that_was_altered_is_not_hashed_into_a_corpus(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "climbmix", {0: 4})
+    path = folder / "shards" / "shard_00000.parquet"
+    corpus = open_corpus("climbmix", tmp_path)
+    whole = corpus.train_sha256()
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    with pytest.raises(DataCorrupt, match="was altered"):
+        corpus.train_sha256()
+    assert corpus.validation_sha256() != whole
+
+
 def test_hashes_follow_content_and_tell_training_from_validation(tmp_path: Path) -> None:
-    folder = fill(tmp_path, "tinystories", {0: 4, 1: 6})
+    fill(tmp_path, "tinystories", {0: 4}, held_out=6)
     before = open_corpus("tinystories", tmp_path)
     train, validation, whole = before.train_sha256(), before.validation_sha256(), before.corpus_sha256()
     assert len({train, validation, whole}) == 3
-    write_shard(folder / "shard_00000.parquet", texts_of("other", 4))
+    fill(tmp_path, "tinystories", {0: 5}, held_out=6)
     after = open_corpus("tinystories", tmp_path)
     assert after.train_sha256() != train
     assert after.validation_sha256() == validation
     assert after.corpus_sha256() != whole
+
+
+@pytest.mark.parametrize("body", ["{", "[]", "{}", '{"format": "autoresearch-shards", "version": 2}'])
+def test_a_record_of_another_form_is_refused(tmp_path: Path, body: str) -> None:
+    folder = fill(tmp_path, "climbmix", {0: 4})
+    (folder / "shards.json").write_text(body)
+    with pytest.raises(DataCorrupt, match=r"shards\.json cannot be read"):
+        open_corpus("climbmix", tmp_path)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    assert corpora.file_sha256(path) == corpora.file_sha256(path) == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(b"two")
+    assert corpora.file_sha256(path) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_importing_corpora_loads_neither_pyarrow_nor_the_text(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_an_honest_model_passes_with_no_leak_at_any_batch_size_count_and_seed(ba
     assert result.bound_bpb > 0
 
 
+@pytest.mark.slow
 def test_unbiased_rounding_of_accelerators_passes_with_an_interval_around_nothing():
     random = np.random.default_rng(3)
     for seed in range(100):
@@ -186,6 +187,7 @@ def test_the_interval_is_students_t_over_the_gains():
         assert result.leak_bpb == pytest.approx(bpb(np.mean(seen)), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", ["rounding", "some places"])
 def test_the_interval_holds_the_true_leak_19_times_in_20(leak):
     """Leaks that no test refuses: hidden in rounding, or fair-sized on a fifth of all places."""
@@ -215,6 +217,7 @@ def test_the_interval_holds_the_true_leak_19_times_in_20(leak):
 # -------------------------------------------------------------------------------------------------------------- forged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, 150])
 @pytest.mark.parametrize("expected_hits", [0.5, 1.0, 2.0, 3.0])
 def test_claims_forged_at_a_share_of_places_are_caught_as_often_as_draws_meet_them(expected_hits, count):
@@ -296,6 +299,7 @@ def test_an_answer_that_is_not_finite_is_refused_whichever_it_is(value, late):
 # --------------------------------------------------------------------------------------------------------------- bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS_OF_TAIL)
 @pytest.mark.parametrize("count", [40, 150])
 def test_the_bound_covers_a_cheat_that_takes_the_most_and_escapes(kind, count):
@@ -321,6 +325,7 @@ def test_an_exponential_tail_is_the_heaviest_that_the_bound_covers(count):
     assert bound == pytest.approx(taken_off(nats, claims), rel=0.02)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(KINDS_OF_TAIL),
@@ -429,6 +434,7 @@ def test_one_who_remembers_all_it_was_shown_never_knows_a_target(batch_size, cou
             assert not shown[row, column + 1]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 100), st.integers(2, 800), st.integers(0, 2**32))
 def test_a_batch_holds_one_place_of_a_row_and_shows_its_prefix_and_nothing_else(batch_size, count, seed):
@@ -463,6 +469,7 @@ def test_specials_are_never_asked_about_and_no_place_twice():
     assert all(ROWS[row, column + 1] != SPECIAL for row, column in places)
 
 
+@pytest.mark.slow
 def test_all_scored_places_are_asked_about_equally_often():
     """By thirds of the row and by rows: a cheat finds no corner that is looked at less."""
     columns, rows = Counter(), Counter()

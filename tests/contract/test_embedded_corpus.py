@@ -346,6 +346,7 @@ sentences = st.text(alphabet="abc", min_size=1, max_size=300).map(lambda s: s.ca
 paragraphs = st.lists(sentences, min_size=1, max_size=30).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(paragraphs, min_size=1, max_size=30))
 def test_documents_hold_the_chapter_exactly_once_and_are_never_empty(chapter: list[str]) -> None:
     documents = build.documents_of(build.Chapter("w", 1, tuple(chapter)))

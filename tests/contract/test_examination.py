@@ -180,6 +180,7 @@ def test_any_causal_model_passes_at_any_batch_size_and_seed(batch_size, seed, mo
     assert result.val_bpb > 0
 
 
+@pytest.mark.slow
 def test_unbiased_rounding_of_accelerators_is_not_taken_for_a_leak():
     """Noise of sd 0.02 nats in every logit, another in each forward pass: far more than bf16 kernels show."""
     noise = np.random.default_rng(5)
@@ -591,6 +592,7 @@ def test_a_prefix_question_never_shows_a_whole_row_and_never_asks_at_its_end(bat
                 assert tuple(line) not in whole or len(heads) > 1 or len(tails) > 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 2**32))
 def test_no_more_text_is_shown_before_the_claims_than_the_prefixes_need(batch_size, seed):

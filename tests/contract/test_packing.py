@@ -63,6 +63,7 @@ row_len_strategy = st.integers(2, 20)
 buffer_strategy = st.integers(1, 12)
 
 
+@settings(deadline=None)
 @given(lengths_strategy, row_len_strategy, buffer_strategy)
 def test_every_row_has_its_length_and_begins_with_bos(lengths: list[int], row_len: int, buffer_size: int) -> None:
     for row in pack_rows(iter(documents_of(lengths)), row_len, BOS, buffer_size):
@@ -70,6 +71,7 @@ def test_every_row_has_its_length_and_begins_with_bos(lengths: list[int], row_le
         assert row[0] == BOS
 
 
+@settings(deadline=None)
 @given(lengths_strategy, row_len_strategy, buffer_strategy)
 def test_no_token_is_lost_or_doubled_but_in_the_last_partial_row(
     lengths: list[int], row_len: int, buffer_size: int
@@ -82,6 +84,7 @@ def test_no_token_is_lost_or_doubled_but_in_the_last_partial_row(
     assert (given_tokens - packed).total() < row_len
 
 
+@settings(deadline=None)
 @given(lengths_strategy, row_len_strategy, buffer_strategy)
 def test_pieces_of_a_document_appear_in_order_each_behind_a_bos(
     lengths: list[int], row_len: int, buffer_size: int
@@ -102,14 +105,16 @@ def test_pieces_of_a_document_appear_in_order_each_behind_a_bos(
             before = token
 
 
+@pytest.mark.slow
 @given(lengths_strategy, row_len_strategy, buffer_strategy)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_every_choice_is_that_of_the_naive_reference(lengths: list[int], row_len: int, buffer_size: int) -> None:
     documents = documents_of(lengths)
     rows = [row.tolist() for row in pack_rows(iter(documents), row_len, BOS, buffer_size)]
     assert rows == naive_rows([document.tolist() for document in documents], row_len, buffer_size)
 
 
+@settings(deadline=None)
 @given(lengths_strategy, row_len_strategy, st.integers(1, 7))
 def test_batches_are_the_rows_grouped(lengths: list[int], row_len: int, batch_size: int) -> None:
     rows = [row.tolist() for row in pack_rows(iter(documents_of(lengths)), row_len, BOS, 5)]
@@ -145,6 +150,19 @@ def test_a_document_longer_than_many_rows_fills_them_in_order() -> None:
     (document,) = documents_of([1000])
     rows = list(pack_rows(iter([document]), 101, BOS))
     assert np.concatenate([row[1:] for row in rows]).tolist() == document.tolist()
+
+
+def test_what_a_row_was_made_of_can_be_read() -> None:
+    documents = documents_of([3, 9, 7, 8])
+    packer = Packer(iter(documents), BOS)
+    row = np.empty(10, dtype=np.uint16)
+    made = []
+    while packer.fill(row):
+        made.append([(serial, tokens.tolist()) for serial, tokens in packer.placed])
+    assert made[0] == [(0, documents[0].tolist()), (2, documents[2][:5].tolist())]
+    assert made[1] == [(1, documents[1].tolist())]
+    left = [(serial, tokens.tolist()) for serial, tokens in packer.placed]
+    assert left == [(3, documents[3][6:].tolist())], "a row that was not filled holds what is left"
 
 
 def test_empty_documents_leave_no_trace() -> None:

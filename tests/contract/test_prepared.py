@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -15,8 +16,12 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
+from autoresearch import files
+from autoresearch.contract import building
 from autoresearch.contract import prepared as module
+from autoresearch.contract import token_store as store
 from autoresearch.contract import tokenizer as tokenizer_module
 from autoresearch.contract.bpb import target_bytes
 from autoresearch.contract.packing import pack_rows
@@ -29,25 +34,28 @@ RULES = dataclasses.replace(rules_for("smoke"), dataset="toy", vocab_size=300, m
 
 
 class ToyCorpus:
-    """Forty small documents with Greek in them, and three slices."""
+    """Forty small documents with Greek in them as one shard, or the given shards, and three slices."""
 
     name = "toy"
 
-    def __init__(self, version: str = "1", train: list[str] | None = None, validation: str = "slice") -> None:
+    def __init__(self, version: str = "1", *shards: list[str], validation: str = "slice") -> None:
         self.version = version
         self.validation = validation
-        self.train = train if train is not None else [f"Document {i}: the ship, the sea, η θάλασσα." for i in range(40)]
+        self.shards = shards or ([f"Document {i}: the ship, the sea, η θάλασσα." for i in range(40)],)
+        self.train = [text for shard in self.shards for text in shard]
         self.num_reads = 0
+        self.train_shards = [Path(f"shard_{number}") for number in range(len(self.shards))]
 
-    def train_documents(self) -> Iterator[str]:
+    def shard_documents(self, shard: Path) -> Iterator[str]:
         self.num_reads += 1
-        yield from self.train
+        yield from self.shards[self.train_shards.index(shard)]
+
+    def shard_sha256(self, shard: Path) -> str:
+        texts = self.shards[self.train_shards.index(shard)]
+        return hashlib.sha256(f"{self.version} {texts}".encode()).hexdigest()
 
     def validation_documents(self, part: Slice) -> Iterator[str]:
         return (f"{self.validation} {part}, line {i}: the sea, the sea. Ωκεανός 😀" for i in range(30))
-
-    def train_sha256(self) -> str:
-        return f"train-{self.version}"
 
     def validation_sha256(self) -> str:
         return f"validation-{self.validation}"
@@ -66,7 +74,7 @@ def test_what_is_prepared_is_opened_again(tmp_path: Path, ready: Prepared) -> No
     opened = open_prepared(RULES, "toy", tmp_path)
     assert opened.directory == ready.directory
     assert opened.hashes == {
-        "corpus": "train-1",
+        "corpus": hashlib.sha256(f"{ToyCorpus().shard_sha256(Path('shard_0'))}\n".encode()).hexdigest(),
         "validation": "validation-slice",
         "tokenizer": opened.tokenizer.sha256,
     }
@@ -81,19 +89,28 @@ def test_the_folder_holds_these_files_and_the_manifest_these_fields(ready: Prepa
         "rows.confirm.npy",
         "rows.search.npy",
         "tokenizer.json",
-        "train.offsets.npy",
-        "train.tokens.npy",
     ]
     manifest = json.loads((ready.directory / "manifest.json").read_text())
     assert list(manifest) == [
         *("format", "version", "contract_version", "recipe", "preset", "dataset", "command", "created"),
-        *("vocab_size", "max_seq_len", "num_eval_rows", "hashes", "counts", "files"),
+        *("vocab_size", "max_seq_len", "num_eval_rows", "hashes", "counts", "files", "shards"),
     ]
     assert manifest["format"] == "autoresearch-prepared"
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     assert manifest["command"] == "autoresearch prepare --contract smoke"
     assert manifest["counts"]["train_documents"] == 40
     assert manifest["counts"]["train_tokens"] == ready.num_train_tokens
+    assert manifest["counts"]["train_bytes"] == sum(len(text.encode()) for text in ToyCorpus().train)
+    (shard,) = manifest["shards"]
+    assert list(shard) == ["text", "text_sha256", "num_documents", "num_tokens", "num_bytes", "files"]
+    name = shard["text_sha256"][:16]
+    assert list(shard["files"]) == [f"{name}.tokens.npy", f"{name}.offsets.npy"]
+    assert shard["files"][f"{name}.offsets.npy"]["bytes"] == 128 + 41 * 8
+    assert ready.tokens_dir == ready.directory.parent / "tokens" / ready.hashes["tokenizer"][:16]
+    assert sorted(path.name for path in ready.tokens_dir.iterdir()) == [
+        *sorted([f"{name}.json", f"{name}.offsets.npy", f"{name}.tokens.npy"]),
+        "tokenizer.json",
+    ]
     rows = ready.rows(Slice.SEARCH)
     assert manifest["counts"]["search_bytes"] == target_bytes(rows, ready.tokenizer.token_bytes)
 
@@ -118,7 +135,7 @@ def test_tokens_of_all_documents_are_counted(ready: Prepared) -> None:
 
 
 def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
-    corpus = ToyCorpus(train=["", *ToyCorpus().train, ""])
+    corpus = ToyCorpus("1", ["", *ToyCorpus().train, ""])
     ready = prepare(RULES, corpus, tmp_path)
     assert {epoch for _, epoch in islice(ready.documents(0), 40)} == {1}
     assert next(islice(ready.documents(0), 40, None))[1] == 2
@@ -146,14 +163,14 @@ def test_the_tokenizer_learns_from_training_text_only_and_up_to_the_cap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    original = module.train_tokenizer
+    original = store.train_tokenizer
 
     def spy(texts: Iterator[str], vocab_size: int) -> tokenizer_module.Tokenizer:
         seen.extend(texts)
         return original(ToyCorpus().train, vocab_size)
 
-    monkeypatch.setattr(module, "train_tokenizer", spy)
-    monkeypatch.setattr(module, "MAX_TOKENIZER_CHARACTERS", 100)
+    monkeypatch.setattr(store, "train_tokenizer", spy)
+    monkeypatch.setattr(store, "MAX_TOKENIZER_CHARACTERS", 100)
     prepare(RULES, ToyCorpus(), tmp_path)
     assert "".join(seen) == "".join(ToyCorpus().train)[:100]
 
@@ -241,14 +258,20 @@ def test_nothing_prepared_says_what_to_type(tmp_path: Path) -> None:
         open_prepared_directory(tmp_path / "nowhere")
 
 
-NAMES = ["tokenizer.json", "train.tokens.npy", "train.offsets.npy", "rows.search.npy", "rows.certify.npy"]
+NAMES = ["tokenizer.json", "tokens.npy", "offsets.npy", "rows.search.npy", "rows.certify.npy"]
+
+
+def file_of(ready: Prepared, name: str) -> Path:
+    """The file of that name, or the only shard's."""
+    shard = ready.shards[0]
+    return {"tokens.npy": shard.tokens_path, "offsets.npy": shard.offsets_path}.get(name, ready.directory / name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_truncated_or_missing_file_is_noticed_on_opening_and_mended_by_the_hint(
     tmp_path: Path, ready: Prepared, name: str
 ) -> None:
-    path = ready.directory / name
+    path = file_of(ready, name)
     path.write_bytes(path.read_bytes()[:-3])
     for _ in range(2):
         with pytest.raises(DataCorrupt, match=name) as caught:
@@ -261,7 +284,7 @@ def test_a_truncated_or_missing_file_is_noticed_on_opening_and_mended_by_the_hin
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flipped_byte_is_noticed_by_verify_and_built_again(tmp_path: Path, ready: Prepared, name: str) -> None:
-    path = ready.directory / name
+    path = file_of(ready, name)
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
@@ -269,7 +292,8 @@ def test_a_flipped_byte_is_noticed_by_verify_and_built_again(tmp_path: Path, rea
         open_prepared(RULES, "toy", tmp_path).verify()
     lines: list[str] = []
     prepare(RULES, ToyCorpus(), tmp_path, lines.append).verify()
-    assert any("was altered: preparing again" in line for line in lines)
+    again = "tokenizing it again" if name in ("tokens.npy", "offsets.npy") else "preparing again"
+    assert [line for line in lines if line.endswith(f"was altered: {again}")]
 
 
 def test_an_altered_tokenizer_of_the_right_size_is_not_used(tmp_path: Path, ready: Prepared) -> None:
@@ -310,10 +334,11 @@ def test_a_slice_that_is_too_short_is_an_error_that_counts(tmp_path: Path) -> No
     assert left_overs(tmp_path) == []
 
 
+@pytest.mark.parametrize("vocab_size", [260, 300])
 @pytest.mark.parametrize("train", [[], ["", ""]])
-def test_a_corpus_without_training_text_is_an_error(tmp_path: Path, train: list[str]) -> None:
+def test_a_corpus_without_training_text_is_an_error(tmp_path: Path, train: list[str], vocab_size: int) -> None:
     with pytest.raises(DataMissing, match="no training text"):
-        prepare(RULES, ToyCorpus(train=train), tmp_path)
+        prepare(dataclasses.replace(RULES, vocab_size=vocab_size), ToyCorpus("1", train), tmp_path)
 
 
 def test_a_tokenizer_that_drops_characters_of_the_validation_text_is_refused(
@@ -327,40 +352,42 @@ def test_a_tokenizer_that_drops_characters_of_the_validation_text_is_refused(
 
 def test_a_failure_leaves_neither_a_folder_nor_a_pointer(tmp_path: Path) -> None:
     class Torn(ToyCorpus):
-        def train_documents(self) -> Iterator[str]:
-            yield from super().train_documents()
+        def shard_documents(self, shard: Path) -> Iterator[str]:
+            yield from super().shard_documents(shard)
             if self.num_reads > 1:
                 raise DataCorrupt("shard is torn", hint="fetch it again")
 
     with pytest.raises(DataCorrupt, match="torn"):
         prepare(RULES, Torn(), tmp_path)
-    assert [path.name for path in (tmp_path / "toy").iterdir()] == [".prepare.lock"]
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == [".prepare.lock", "tokens"]
+    assert not list((tmp_path / "toy").rglob("*.npy*"))
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_nothing_that_opens_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     program = dedent(
         """
         import dataclasses, os, signal, sys
         from pathlib import Path
-        sys.path.insert(0, sys.argv[2])
+        sys.path[:0] = sys.argv[2:]
         from test_prepared import RULES, ToyCorpus
         from autoresearch.contract.prepared import prepare
         class Killed(ToyCorpus):
-            def train_documents(self):
-                yield from super().train_documents()
+            def shard_documents(self, shard):
+                yield from super().shard_documents(shard)
                 if self.num_reads > 1:
                     os.kill(os.getpid(), signal.SIGKILL)
         prepare(RULES, Killed(), Path(sys.argv[1]))
         """
     )
-    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(tmp_path), *map(str, Path(__file__).parents[:2])]
     killed = subprocess.run(command, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert len(left_overs(tmp_path)) == 1
+    assert len(list((tmp_path / "toy" / "tokens").rglob(".*.tmp"))) == 2
     with pytest.raises(DataMissing):
         open_prepared(RULES, "toy", tmp_path)
     prepare(RULES, ToyCorpus(), tmp_path).verify()
-    assert left_overs(tmp_path) == []
+    assert not list((tmp_path / "toy" / "tokens").rglob(".*.tmp"))
 
 
 def at_once(actions: list[Callable[[], object]]) -> list[BaseException]:
@@ -384,13 +411,13 @@ def test_two_at_once_both_get_the_data_and_the_second_waits_for_the_first(tmp_pa
     started, waiting = threading.Event(), threading.Event()
 
     class Slow(ToyCorpus):
-        def train_documents(self) -> Iterator[str]:
+        def shard_documents(self, shard: Path) -> Iterator[str]:
             started.set()
-            assert waiting.wait(60)
-            return super().train_documents()
+            assert waiting.wait(PATIENCE)
+            return super().shard_documents(shard)
 
     def second() -> None:
-        assert started.wait(60)
+        assert started.wait(PATIENCE)
         corpus = ToyCorpus()
         prepare(RULES, corpus, tmp_path, lambda line: waiting.set() if "waiting for it" in line else None).verify()
         assert corpus.num_reads == 0
@@ -404,13 +431,13 @@ def test_where_there_are_no_locks_two_at_once_still_leave_whole_data(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", no_locks)
-    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    both = threading.Barrier(2, timeout=PATIENCE)
 
     class Simultaneous(ToyCorpus):
-        def train_documents(self) -> Iterator[str]:
+        def shard_documents(self, shard: Path) -> Iterator[str]:
             both.wait()
-            return super().train_documents()
+            return super().shard_documents(shard)
 
     assert at_once([lambda: prepare(RULES, Simultaneous(), tmp_path).verify()] * 2) == []
     open_prepared(RULES, "toy", tmp_path).verify()
@@ -422,7 +449,7 @@ def test_a_rename_that_comes_second_leaves_the_first_in_place(tmp_path: Path) ->
     for path in (first, second):
         path.mkdir()
         (path / "whose").write_text(path.name)
-    module._give_name(second, first)
+    building._give_name(second, first)
     assert (first / "whose").read_text() == "final"
     assert not second.exists()
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from autoresearch.backends.hardware import hide_accelerators_environment
 from autoresearch.backends.runtime import NumpyRuntime
 from autoresearch.contract import channel as channel_module
 from autoresearch.contract import standalone
-from autoresearch.contract.packing import pack_batches
 from autoresearch.contract.standalone import DEFAULT_SEED, preset_in_force, standalone_names
+from autoresearch.contract.stream import RowStream
 from autoresearch.vocabulary import AutoresearchError, DataMissing, Slice, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,28 @@ def test_the_constants_are_those_of_the_contract(names):
     assert DEFAULT_SEED == 42
 
 
+def test_the_limit_of_rows_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("AUTORESEARCH_CONTRACT", "smoke")
+    assert standalone_names()["MAX_DEVICE_BATCH_SIZE"] == 0
+    monkeypatch.setenv("AUTORESEARCH_MAX_DEVICE_BATCH_SIZE", "8")
+    assert standalone_names()["MAX_DEVICE_BATCH_SIZE"] == 8
+
+
+@pytest.mark.parametrize("limit", ["0", "x", "-1", "1.5"])
+def test_a_limit_of_rows_that_is_none_is_a_usage_error(monkeypatch, limit):
+    monkeypatch.setenv("AUTORESEARCH_CONTRACT", "smoke")
+    monkeypatch.setenv("AUTORESEARCH_MAX_DEVICE_BATCH_SIZE", limit)
+    with pytest.raises(UsageError, match="no number of rows"):
+        standalone_names()
+
+
+def test_a_loader_opened_again_by_hand_goes_on_with_text_that_was_not_taken(names):
+    tokenizer = names["Tokenizer"].from_directory()
+    names["make_dataloader"](tokenizer, 8, 64)
+    inputs, targets, _ = next(names["make_dataloader"](tokenizer, 2, 64))
+    assert inputs.shape == targets.shape == (2, 64)
+
+
 def test_the_seed_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("AUTORESEARCH_CONTRACT", "smoke")
     monkeypatch.setenv("AUTORESEARCH_SEED", "137")
@@ -151,15 +174,15 @@ def test_the_environments_choice_of_text_wins_over_the_workspaces(names, monkeyp
 # --------------------------------------------------------------------------------------------------- training and score
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_the_seed_and_end_with_the_budget(names, smoke):
     _, prepared = smoke
     tokenizer = names["Tokenizer"].from_directory()
-    documents = (tokens for tokens, _ in prepared.documents(DEFAULT_SEED))
-    expected = pack_batches(documents, 4, 65, tokenizer.get_bos_token_id())
+    expected = RowStream(prepared.shards, seed=DEFAULT_SEED, row_len=65, bos=tokenizer.get_bos_token_id())
     loader = names["make_dataloader"](tokenizer, 4, 64, "train")
     progress = []
     for inputs, targets, epoch in loader:
-        rows = next(expected)
+        rows = expected.take(4)
         np.testing.assert_array_equal(inputs, rows[:, :-1])
         np.testing.assert_array_equal(targets, rows[:, 1:])
         assert epoch == 1
@@ -230,11 +253,12 @@ def run_by_hand(workspace, text=None, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_a_script_run_by_hand_prints_the_same_score_twice(make_workspace):
     workspace = make_workspace()
     scores = []
@@ -246,6 +270,7 @@ def test_a_script_run_by_hand_prints_the_same_score_twice(make_workspace):
     assert 0.5 < float(scores[0].split()[1]) < 8.0
 
 
+@pytest.mark.slow
 def test_a_script_run_by_hand_with_another_seed_reads_other_text(make_workspace):
     workspace = make_workspace()
     outputs = [run_by_hand(workspace, AUTORESEARCH_SEED=seed)[1] for seed in ("1", "2")]

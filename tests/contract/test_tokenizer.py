@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoresearch.contract import tokenizer as module
 from autoresearch.contract.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer, train_tokenizer
 from autoresearch.vocabulary import DataCorrupt, DataMissing, UsageError
 
@@ -196,10 +198,53 @@ def test_a_folder_without_or_with_a_broken_tokenizer_says_which(tmp_path, traine
     assert Tokenizer.from_directory(tmp_path).sha256 == trained.sha256
 
 
-@pytest.mark.parametrize("size", [0, 259, 1 << 21])
-def test_an_impossible_vocabulary_is_refused_before_training(size: int) -> None:
-    with pytest.raises(UsageError, match=str(size)):
+@pytest.mark.parametrize("size", [0, 256, 259, 1 << 21])
+def test_an_impossible_vocabulary_is_refused_before_training_and_the_smallest_one_named(size: int) -> None:
+    with pytest.raises(
+        UsageError, match=rf"{size} is impossible: .* smallest is 260 \(the 256 bytes and the 4 specials"
+    ):
         train_tokenizer(["text"], size)
+
+
+def test_the_smallest_vocabulary_is_the_bytes_and_reads_no_text() -> None:
+    def never() -> Iterator[str]:
+        raise AssertionError("read")
+        yield ""
+
+    tokenizer = train_tokenizer(never(), 260)
+    assert tokenizer.encode("é!") == [0xC3, 0xA9, 0x21]
+    assert tokenizer.get_bos_token_id() == 256
+    assert tokenizer.encode_array("é!").dtype == np.uint16
+
+
+@pytest.mark.parametrize("size", [261, 300, 420])
+def test_a_vocabulary_has_the_size_that_was_asked_for(size: int) -> None:
+    assert train_tokenizer(TEXTS, size).get_vocab_size() == size
+
+
+def test_the_text_is_streamed_and_how_much_is_held_does_not_change_the_tokenizer(
+    trained: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    held: set[int] = set()
+
+    class Text(str):
+        def __init__(self, _: object) -> None:
+            held.add(id(self))
+
+        def __del__(self) -> None:
+            held.discard(id(self))
+
+    def texts() -> Iterator[str]:
+        for number in range(400):
+            yield Text(TEXTS[number % len(TEXTS)])
+            alive.append(len(held))
+
+    monkeypatch.setattr(module, "_BUFFERED_DOCUMENTS", 16)
+    few = train_tokenizer(texts(), 400)
+    assert max(alive) <= 2 * 16
+    monkeypatch.setattr(module, "_BUFFERED_DOCUMENTS", 8192)
+    assert train_tokenizer((TEXTS[number % len(TEXTS)] for number in range(400)), 400).sha256 == few.sha256
 
 
 def test_too_little_text_for_the_vocabulary_is_an_error_that_counts() -> None:

@@ -49,7 +49,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> set[str]:
 def sections() -> dict[str, str]:
     """docs/commands.md by verb: each is a heading "## `verb`"."""
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## `([a-z]+)`\n", text, flags=re.MULTILINE)
+    parts = re.split(r"^## `([a-z-]+)`\n", text, flags=re.MULTILINE)
     return {
         name: re.split(r"^## ", body, flags=re.MULTILINE)[0]
         for name, body in zip(parts[1::2], parts[2::2], strict=True)

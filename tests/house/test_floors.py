@@ -13,24 +13,41 @@ FLOORS = {
     "": 0,
     "vocabulary": 0,
     "files": 0,
+    "processes": 0,
     "hostile_text": 0,
     "repository": 0,
     "workspace": 0,
     "backends": 1,
     "sandbox": 2,
     "contract": 3,
+    "recipes": 4,
     "records": 4,
+    "sources": 4,
     "providers": 5,
     "proposers": 6,
     "loop": 7,
     "report": 7,
     "quantize": 7,
+    "bench": 7,
     "redteam": 8,
     "cli": 9,
     "__main__": 10,
 }
 SURFACE = {"train", "train_mlx", "train_optimal", "prepare", "data_sources"}
-HEAVY = ("torch", "mlx", "ray", "matplotlib", "optuna", "rich", "pyarrow", "numpy", "scipy", "tiktoken", "safetensors")
+HEAVY = (
+    "torch",
+    "mlx",
+    "ray",
+    "matplotlib",
+    "optuna",
+    "rich",
+    "pyarrow",
+    "numpy",
+    "scipy",
+    "tiktoken",
+    "safetensors",
+    "constriction",
+)
 
 
 def place_of(dotted: str) -> str:
@@ -43,6 +60,7 @@ def name_of(path) -> str:
     return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_a_module_imports_from_its_own_folder_or_from_below(path):
     own = place_of(name_of(path))

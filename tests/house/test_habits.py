@@ -37,6 +37,7 @@ def test_no_source_file_is_longer_than_a_sitting():
     assert not too_long
 
 
+@pytest.mark.slow
 def test_tracked_files_name_no_registry_host_and_no_path_of_a_machine():
     finds = []
     for path in tracked_files():
@@ -80,6 +81,7 @@ def test_candidates_are_started_with_our_own_interpreter_and_a_safe_path():
     assert "-P" in command
 
 
+@pytest.mark.slow
 def test_only_the_roof_prints():
     """The library logs or returns; what is shown is decided at the command line."""
     for path in modules():
@@ -89,6 +91,7 @@ def test_only_the_roof_prints():
         assert not [call.lineno for call in calls if getattr(call.func, "id", "") == "print"], path
 
 
+@pytest.mark.slow
 def test_no_module_swallows_every_exception():
     for path in modules():
         for node in ast.walk(tree_of(path)):

@@ -8,8 +8,9 @@ import re
 import pytest
 from source_tree import ROOT, tree_of
 
+from autoresearch.cli.preflight import RECIPE_NAMES
 from autoresearch.loop.attempt import SessionLimits, answer_of
-from autoresearch.workspace import SCOPES, WORKSPACE_FILES
+from autoresearch.workspace import BRANCH_PREFIX, SCOPES, WORKSPACE_FILES
 
 PAGES = {"model": "program.md", "data": "program_data.md"}
 
@@ -55,16 +56,35 @@ def test_every_field_of_the_answer_is_explained_and_no_other():
     assert set(first_cells(page("model"), "| field | meaning |")) == fields_of_the_answer() - plain
 
 
-def test_the_sentence_that_ends_a_night_is_the_one_that_the_agent_is_told_to_look_for(monkeypatch):
+@pytest.mark.parametrize("program", list(PAGES))
+def test_the_sentence_that_ends_a_night_is_the_one_that_the_agent_is_told_to_look_for(program, monkeypatch):
     monkeypatch.setattr(SessionLimits, "left", lambda *_: {"experiments_left": 0})
     said = SessionLimits(7, None).reached(None, None)
-    start, end = re.search(r'`try` says "([^"]*) … ([^"]*)"', page("model")).groups()
+    start, end = re.search(r'`try` says "([^"]*) … ([^"]*)"', page(program)).groups()
     assert said.startswith(start)
     assert said.endswith(end)
     assert said != f"{start} {end}"
 
 
-def test_the_data_program_says_at_its_head_that_it_is_not_in_force():
-    head = "\n".join(page("data").splitlines()[:6])
-    assert "Not in force yet" in head
-    assert "`--program data`" in head
+@pytest.mark.parametrize("program", list(PAGES))
+def test_a_program_has_every_part_of_a_protocol_and_is_in_force(program):
+    titles = re.findall(r"^## (.+)$", page(program), re.MULTILINE)
+    wanted = ["Files", "Goal", "Setup", "One experiment", "Crashes, timeouts, refusals", "When to stop"]
+    assert [title for title in titles if title in wanted] == wanted
+    assert "not in force" not in page(program).lower()
+    assert "Never push" in page(program)
+
+
+def test_the_data_program_keeps_to_its_own_branch_and_files():
+    text = page("data")
+    assert f"`{BRANCH_PREFIX['data']}/<tag>`" in text
+    assert f"git show {BRANCH_PREFIX['data']}/<tag>:data_sources.py" in text
+    assert "--program data" in text
+
+
+def test_the_names_that_a_recipe_must_keep_are_those_that_the_recipe_defines_and_preflight_asks_for():
+    for name, functions in RECIPE_NAMES.items():
+        defined = {node.name for node in tree_of(ROOT / name).body if isinstance(node, ast.FunctionDef)}
+        assert set(functions) <= defined
+        assert all(re.search(rf"`{function}\b", page("data")) for function in functions)
+    assert set(RECIPE_NAMES) == set(SCOPES["data"])

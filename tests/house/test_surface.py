@@ -11,7 +11,7 @@ import zipfile
 import pytest
 from source_tree import ROOT
 
-from autoresearch.workspace import SCOPES, WORKSPACE_FILES, banner_for
+from autoresearch.workspace import FROZEN, SCOPES, WORKSPACE_FILES, banner_for
 
 SURFACE_FILES = [(program, name) for program, names in SCOPES.items() for name in names if (ROOT / name).is_file()]
 
@@ -21,9 +21,16 @@ def test_line_one_of_a_surface_file_says_who_may_edit_it(program, name):
     assert (ROOT / name).read_text(encoding="utf-8").splitlines()[0] == banner_for(program)
 
 
-def test_no_python_file_at_the_root_is_outside_every_scope():
+def test_every_python_file_at_the_root_is_in_a_scope_or_frozen():
     scoped = {name for names in SCOPES.values() for name in names}
-    assert {path.name for path in ROOT.glob("*.py")} <= scoped
+    assert {path.name for path in ROOT.glob("*.py")} == scoped | set(FROZEN)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_line_one_of_a_frozen_file_says_that_nobody_edits_it(name):
+    first = (ROOT / name).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# Frozen: ")
+    assert "No program edits it" in first
 
 
 def test_the_scopes_of_two_programs_do_not_overlap():
@@ -54,6 +61,7 @@ def wheel(tmp_path_factory):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_the_same_workspace_as_the_root(wheel):
     prefix = "autoresearch/_workspace/"
     carried = {name.removeprefix(prefix): data for name, data in wheel.items() if name.startswith(prefix)}

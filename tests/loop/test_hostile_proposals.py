@@ -58,6 +58,7 @@ def git(root, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_every_proposal_that_cannot_be_stored_is_a_refused_row_and_the_session_goes_on(make_workspace):
     root = make_workspace()
     ideas = [
@@ -88,6 +89,7 @@ def test_every_proposal_that_cannot_be_stored_is_a_refused_row_and_the_session_g
     assert {row.count("\t") for row in rows} == {rows[0].count("\t")}
 
 
+@pytest.mark.slow
 def test_a_refused_proposal_that_a_kill_left_open_is_concluded_by_the_next_start(make_workspace):
     root = make_workspace()
     session = begun(root)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from autoresearch.backends.runtime import NumpyRuntime
 from autoresearch.contract import channel as channel_module
@@ -68,7 +69,7 @@ def interview(smoke, tmp_path, monkeypatch):
         candidate.channel.close()
         candidate.theirs.close()
         if candidate.begun:
-            candidate.thread.join(20.0)
+            candidate.thread.join(PATIENCE)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_an_honest_process_passes_and_is_told_the_end(interview, model, smoke, t
     assert result.passed
     assert result.num_prefixes == 2.0 * smoke[0].num_eval_rows
     assert candidate.begun == [(FILES, "train.py", tmp_path / "deep.log")]
-    candidate.thread.join(20.0)
+    candidate.thread.join(PATIENCE)
     assert not candidate.thread.is_alive(), "it ends by itself when it is told so"
     assert talk.peak_memory == 123.0
 
@@ -130,6 +131,7 @@ def test_it_is_given_the_constants_and_weights_and_nothing_of_the_text_but_prefi
         "TIME_BUDGET": rules.time_budget,
         "SEED": 9,
         "PRESET": "smoke",
+        "MAX_DEVICE_BATCH_SIZE": 0,
     }
     assert table == prepared.tokenizer.to_json().encode()
     assert (weights["op"], packed) == ("weights", model[0])
@@ -182,6 +184,7 @@ def test_an_answer_that_is_no_array_is_rejected(interview, model):
     )
 
 
+@pytest.mark.slow
 def test_each_phase_has_its_own_deadline(interview, model):
     def never_up(channel):
         channel.recv(1)

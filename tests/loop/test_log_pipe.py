@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from patience import PATIENCE
 
 from autoresearch.loop import log_pipe
 from autoresearch.loop.log_pipe import LogPipe
@@ -40,7 +41,7 @@ def test_a_flood_is_cut_at_the_limit_said_and_read_to_its_end(piped):
     os.write(theirs, b"a" * 600)
     for _ in range(50):
         os.write(theirs, b"b" * 65_536)
-    assert pipe.flooded.wait(20.0)
+    assert pipe.flooded.wait(PATIENCE)
     os.close(theirs)
     pipe.close()
     assert path.read_bytes() == b"a" * 600 + b"b" * 400
@@ -58,7 +59,7 @@ def test_a_log_that_just_fills_the_limit_counts_as_a_flood(piped):
 def test_what_was_said_can_be_read_while_more_may_come(piped):
     _, theirs, path = piped
     os.write(theirs, b"step 1")
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + PATIENCE
     while path.read_bytes() != b"step 1":
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.005)

@@ -72,6 +72,7 @@ def idea(value: float, why: str = "sharper") -> str:
     return f"IDEA: {why} {value}\nMECHANISM: a steeper distribution\nTOPIC: sharpness\nSET: SHARPNESS = {value}\n"
 
 
+@pytest.mark.slow
 def test_a_model_proposes_and_its_row_says_who_why_and_at_what_cost(make_workspace):
     with ScriptedModels(reply(idea(1.0)), reply("no idea at all"), reply(idea(0.1))) as server:
         night = Night(
@@ -92,6 +93,7 @@ def test_a_model_proposes_and_its_row_says_who_why_and_at_what_cost(make_workspa
     assert night.workspace.results_path.read_text().splitlines()[2].split("\t")[13] == "0.1400"
 
 
+@pytest.mark.slow
 def test_what_the_model_is_told_names_noise_budget_and_the_verdict_on_its_last_idea(make_workspace):
     with ScriptedModels(reply(idea(0.1, "planted words")), reply(idea(1.0))) as server:
         night = Night(make_workspace(), proposer="llm", model=server.openai("m"), experiments=2)
@@ -101,6 +103,7 @@ def test_what_the_model_is_told_names_noise_budget_and_the_verdict_on_its_last_i
     assert "8 steps" in second and f"{night.session.noise().sd:.4f}" in second
 
 
+@pytest.mark.slow
 def test_a_cap_on_money_ends_a_pure_session_and_not_a_hybrid_one(make_workspace):
     with ScriptedModels(reply(idea(1.0))) as server:
         chain = f"{server.openai('m')}?input_usd=1&output_usd=1"
@@ -115,6 +118,7 @@ def test_a_cap_on_money_ends_a_pure_session_and_not_a_hybrid_one(make_workspace)
     assert [found.proposal.details["fell_back"] for found in both.experiments()] == ["the spending cap is reached"] * 2
 
 
+@pytest.mark.slow
 def test_an_outage_pauses_the_night_and_one_without_end_stops_it(make_workspace, monkeypatch):
     monkeypatch.setattr(loop, "_PAUSES", (0.0, 0.0))
 
@@ -142,6 +146,7 @@ def test_an_outage_pauses_the_night_and_one_without_end_stops_it(make_workspace,
     assert stopped.value.hint == "ask again"
 
 
+@pytest.mark.slow
 def test_stopping_while_a_model_rests_ends_the_session_at_once(make_workspace):
     night = Night(make_workspace(), proposer="search", experiments=1)
 
@@ -156,6 +161,7 @@ def test_stopping_while_a_model_rests_ends_the_session_at_once(make_workspace):
     assert night.go() == "stopped"
 
 
+@pytest.mark.slow
 def test_a_session_is_replayed_from_its_stored_exchanges_without_a_server(make_workspace):
     root = make_workspace()
     with ScriptedModels(reply(idea(1.0)), reply("nonsense"), reply(idea(1.5))) as server:
@@ -170,6 +176,7 @@ def test_a_session_is_replayed_from_its_stored_exchanges_without_a_server(make_w
     assert third.experiments()[2].proposal.details["fell_back"], "the recording is at its end"
 
 
+@pytest.mark.slow
 def test_no_key_reaches_anything_that_a_session_writes(make_workspace, capfd, tmp_path):
     """A server that answers with the key in its error, and a model that writes it into its idea."""
     told_key = f"IDEA: use {KEY}\nMECHANISM: {KEY}\nSET: SHARPNESS = 1.0\n"
@@ -215,6 +222,7 @@ def test_what_is_missing_is_said_before_a_session_is_made(make_workspace):
             )
 
 
+@pytest.mark.slow
 def test_an_agents_account_is_in_its_row_and_counts_against_the_caps(make_workspace, tmp_path):
     agent = tmp_path / "agent.py"
     agent.write_text(
@@ -250,6 +258,7 @@ def test_an_agents_account_is_in_its_row_and_counts_against_the_caps(make_worksp
             minds.room_left(book, "t", replace(settings, tokens=None, usd=1.6))
 
 
+@pytest.mark.slow
 def test_the_snapshot_of_an_idea_names_its_cost(make_workspace):
     with ScriptedModels(reply(idea(1.0))) as server:
         chain = f"{server.openai('m')}?input_usd=1000&output_usd=2000"

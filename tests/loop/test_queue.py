@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE
 
 from autoresearch.loop.opening import session_lock
 from autoresearch.loop.queue import turn, waiting
@@ -49,7 +50,7 @@ def start(workspace):
         process.wait()
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -61,35 +62,38 @@ def order(workspace) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+@pytest.mark.slow
 def test_waiters_have_their_turns_in_the_order_in_which_they_came(workspace, start):
     with session_lock(workspace, "a"):
         waiters = [start(name) for name in ("first", "second", "third")]
         assert [ticket.pid for ticket in waiting(workspace, "a")] == [waiter.pid for waiter in waiters]
         assert order(workspace) == []
-    assert [waiter.wait(60) for waiter in waiters] == [0, 0, 0]
+    assert [waiter.wait(PATIENCE) for waiter in waiters] == [0, 0, 0]
     assert order(workspace) == ["first", "second", "third"]
     assert waiting(workspace, "a") == []
 
 
+@pytest.mark.slow
 def test_a_killed_waiter_is_passed_over(workspace, start):
     with session_lock(workspace, "a"):
         first, second = start("first"), start("second")
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert [ticket.pid for ticket in waiting(workspace, "a")] == [second.pid]
-    assert second.wait(60) == 0
+    assert second.wait(PATIENCE) == 0
     assert order(workspace) == ["second"]
     assert list((workspace.state_dir / "queue" / "a").glob("*.ticket")) == []
 
 
+@pytest.mark.slow
 def test_a_suspended_waiter_is_passed_over_and_has_its_turn_when_it_goes_on(workspace, start):
     with session_lock(workspace, "a"):
         first = start("first")
         first.send_signal(signal.SIGSTOP)
         second = start("second")
-    assert second.wait(60) == 0
+    assert second.wait(PATIENCE) == 0
     first.send_signal(signal.SIGCONT)
-    assert first.wait(60) == 0
+    assert first.wait(PATIENCE) == 0
     assert order(workspace) == ["second", "first"]
 
 

@@ -87,6 +87,7 @@ def git(root, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_a_better_edit_moves_the_branch_and_a_worse_one_does_not(make_workspace) -> None:
     root = make_workspace()
     before = (git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain"), (root / ".git/index").read_bytes())
@@ -110,6 +111,7 @@ def test_a_better_edit_moves_the_branch_and_a_worse_one_does_not(make_workspace)
     )
 
 
+@pytest.mark.slow
 def test_a_keep_was_repeated_beside_the_incumbent_on_the_confirm_slice_with_the_same_seed(make_workspace) -> None:
     session = begun(make_workspace())
     loop.research(session, Planned(BETTER), session.reporter)
@@ -122,6 +124,7 @@ def test_a_keep_was_repeated_beside_the_incumbent_on_the_confirm_slice_with_the_
     assert pair[0].commit_hash != opponent[0].commit_hash == session.ledger.experiment("t", 0).commit_hash
 
 
+@pytest.mark.slow
 def test_a_crashing_candidate_is_a_crash_row_and_the_session_goes_on(make_workspace) -> None:
     session = begun(make_workspace())
     loop.research(session, Planned(BROKEN, BETTER), session.reporter)
@@ -132,6 +135,7 @@ def test_a_crashing_candidate_is_a_crash_row_and_the_session_goes_on(make_worksp
     assert line[1:5] == ["0.000000", "0.0", "0", "crash"]
 
 
+@pytest.mark.slow
 def test_a_streak_of_crashes_stops_the_session_and_says_why(make_workspace) -> None:
     session = begun(make_workspace(), crash_streak=2)
     again = (r"raise RuntimeError\('no'\)", "raise RuntimeError('still no')")
@@ -141,12 +145,14 @@ def test_a_streak_of_crashes_stops_the_session_and_says_why(make_workspace) -> N
         )
 
 
+@pytest.mark.slow
 def test_a_baseline_that_does_not_run_stops_the_session_with_its_log(make_workspace) -> None:
     session = begun(make_workspace("from prepare import nothing_of_the_kind\n"))
     with pytest.raises(SessionStopped, match=r"baseline does not run.*ImportError"):
         loop.research(session, Planned(BETTER), session.reporter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -162,6 +168,7 @@ def test_an_edit_that_is_none_or_was_tried_is_refused_without_a_run(make_workspa
     assert session.ledger.trials("t", 2) == []
 
 
+@pytest.mark.slow
 def test_a_candidate_that_touches_another_file_is_refused_before_a_process_starts(make_workspace) -> None:
     session = begun(make_workspace())
     session.establish_baseline()
@@ -172,6 +179,7 @@ def test_a_candidate_that_touches_another_file_is_refused_before_a_process_start
     assert "it touches prepare.py" in loop.why_refused(session, experiment)
 
 
+@pytest.mark.slow
 def test_stopping_abandons_the_trial_and_resuming_goes_on_with_the_same_experiment(make_workspace) -> None:
     root = make_workspace()
     session = begun(root)
@@ -185,6 +193,7 @@ def test_stopping_abandons_the_trial_and_resuming_goes_on_with_the_same_experime
     assert again.ledger.experiment("t", 1).status is Status.KEEP
 
 
+@pytest.mark.slow
 def test_a_limit_counts_the_experiments_of_the_whole_session(make_workspace) -> None:
     root = make_workspace()
     session = begun(root, experiments=1)
@@ -196,6 +205,7 @@ def test_a_limit_counts_the_experiments_of_the_whole_session(make_workspace) -> 
     assert more.next_number() == 3
 
 
+@pytest.mark.slow
 def test_the_search_proposer_finds_the_improvement(make_workspace) -> None:
     session = begun(make_workspace(), experiments=6)
     loop.research(session, make_proposer("search", ProposerOptions(preset="smoke")), session.reporter)
@@ -203,6 +213,7 @@ def test_the_search_proposer_finds_the_improvement(make_workspace) -> None:
     assert session.incumbent().verdict.estimate < session.ledger.experiment("t", 0).verdict.estimate - 0.03
 
 
+@pytest.mark.slow
 def test_the_incumbent_is_run_again_when_it_has_not_been_for_long(make_workspace) -> None:
     session = begun(make_workspace(), refresh_every=1)
     worse = [(r"SHARPNESS = [0-9.]+", f"SHARPNESS = 0.{k}") for k in (1, 2)]
@@ -232,6 +243,7 @@ def test_resuming_under_another_contract_is_refused(make_workspace, monkeypatch)
         resumed(root)
 
 
+@pytest.mark.slow
 def test_a_branch_that_someone_moved_is_not_overwritten(make_workspace) -> None:
     root = make_workspace()
     session = begun(root)
@@ -241,6 +253,7 @@ def test_a_branch_that_someone_moved_is_not_overwritten(make_workspace) -> None:
         loop.research(session, Planned(BETTER), session.reporter)
 
 
+@pytest.mark.slow
 def test_try_restores_the_incumbents_file_after_a_discard_and_leaves_a_keep(make_workspace) -> None:
     root = make_workspace()
     session = begun(root)
@@ -254,6 +267,7 @@ def test_try_restores_the_incumbents_file_after_a_discard_and_leaves_a_keep(make
     assert (root / "train.py").read_text() == better
 
 
+@pytest.mark.slow
 def test_a_disturbed_run_is_repeated_and_not_judged(make_workspace, monkeypatch) -> None:
     session = begun(make_workspace())
     seen: list[int] = []
@@ -270,6 +284,7 @@ def test_a_disturbed_run_is_repeated_and_not_judged(make_workspace, monkeypatch)
     assert sum(len(group) for group in session.ledger.score_groups(session.session.fingerprint)) == 2
 
 
+@pytest.mark.slow
 def test_a_stop_during_calibration_keeps_the_runs_already_made(make_workspace) -> None:
     root = make_workspace()
     stop = threading.Event()

@@ -156,7 +156,7 @@ def undisturbed(make_workspace, monkeypatch):
     return outcome_of(root), taken["count"]
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in (2, 3))])
 def test_a_kill_at_any_step_loses_and_doubles_nothing(make_workspace, monkeypatch, undisturbed, part) -> None:
     expected, num_steps = undisturbed
     assert num_steps > 200, "the doors are not counted"
@@ -173,6 +173,7 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(make_workspace, monkeypatc
             assert found[name] == value, f"{name} after a kill at step {step} of {num_steps}"
 
 
+@pytest.mark.slow
 def test_a_second_kill_during_the_resume_changes_nothing(make_workspace, monkeypatch, undisturbed) -> None:
     expected, num_steps = undisturbed
     root = make_workspace(folder="twice")
@@ -185,6 +186,7 @@ def test_a_second_kill_during_the_resume_changes_nothing(make_workspace, monkeyp
     assert outcome_of(root) == expected
 
 
+@pytest.mark.slow
 def test_a_real_sigkill_in_mid_trial_is_told_at_the_next_start_and_the_session_ends_whole(make_workspace) -> None:
     root = make_workspace()
     command = [sys.executable, "-m", "autoresearch", "research", "t", "--experiments", "2", "--json"]
@@ -205,6 +207,7 @@ def test_a_real_sigkill_in_mid_trial_is_told_at_the_next_start_and_the_session_e
     assert len(accepted) == len(set(accepted))
 
 
+@pytest.mark.slow
 def test_resuming_a_session_that_never_was_names_the_known_ones(make_workspace) -> None:
     root = make_workspace()
     done = subprocess.run(

@@ -188,7 +188,7 @@ def test_an_error_of_a_package_is_a_reason_too():
 def test_a_word_that_only_begins_like_an_error_is_no_reason():
     assert why_it_ended("Errors were found: 3\n", 3) == (
         False,
-        "ended with exit code 3 before handing over its weights",
+        "ended with exit code 3 before it was done",
     )
 
 
@@ -197,7 +197,7 @@ def test_a_signal_is_named_when_the_log_says_nothing():
 
 
 def test_a_silent_exit_says_that_no_weights_came():
-    assert why_it_ended("", 0) == (False, "ended with exit code 0 before handing over its weights")
+    assert why_it_ended("", 0) == (False, "ended with exit code 0 before it was done")
 
 
 @given(st.text(), st.none() | st.integers(-64, 255))

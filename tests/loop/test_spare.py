@@ -38,7 +38,7 @@ def started(monkeypatch):
     return found
 
 
-ARENA = SimpleNamespace(seal="a seal", accelerators=True, threads=3, warm_cache="a folder")
+ARENA = SimpleNamespace(seal="a seal", accelerators=True, threads=3, warm_cache="a folder", blas=None)
 
 
 def test_a_candidate_is_started_with_all_that_the_arena_says(started):
@@ -49,6 +49,7 @@ def test_a_candidate_is_started_with_all_that_the_arena_says(started):
         "threads": 3,
         "preload": ["numpy"],
         "warm_cache": "a folder",
+        "blas": None,
     }
 
 
@@ -69,6 +70,13 @@ def test_one_waits_with_the_imports_of_the_experiment_and_is_given_once(started)
     assert spare.take() is started[0]
     assert spare.take() is None
     assert started[0].closed == 0
+
+
+def test_an_experiment_on_mlx_has_its_core_preloaded_and_no_torch(started):
+    spare = Spare(ARENA)
+    spare.keeps = True
+    spare.start("import mlx.core as mx\nimport mlx.nn as nn\n")
+    assert started[0].options["preload"] == ["mlx.core"]
 
 
 def test_one_that_died_while_it_waited_is_not_given(started):

@@ -150,6 +150,7 @@ def share_of_keeps(effect: float, sessions: int = 4000) -> float:
     return kept / sessions
 
 
+@pytest.mark.slow
 def test_ideas_without_effect_are_kept_in_one_case_of_five_where_any_decrease_would_keep_half():
     # 0.2089 +- 0.0013 over 100 000 sessions: four looks at P(better) >= 0.8, after a first that 35 % of them pass
     assert 0.18 < share_of_keeps(0.0, 20_000) < 0.225

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "experiment-plugin"
@@ -40,7 +41,13 @@ def ask(root: Path, home: Path, url: str, prompt: str, *arguments: str, **kinds:
     home.mkdir(exist_ok=True)
     command = ["claude", "--plugin-dir", str(PLUGIN), "-p", prompt, "--output-format", "json", *arguments]
     done = subprocess.run(
-        command, cwd=root, env=environment(home, url, **kinds), capture_output=True, text=True, check=False, timeout=170
+        command,
+        cwd=root,
+        env=environment(home, url, **kinds),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout)

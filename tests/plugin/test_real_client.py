@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from real_client import PLUGIN, ask, environment, needs_client, with_settings
 from scripted_claude import ScriptedClaude, in_order, say, scripted_claude, use
 
@@ -49,12 +50,14 @@ def feedback(model: ScriptedClaude) -> list[str]:
     return [text for text in texts if "Stop hook feedback" in text]
 
 
+@pytest.mark.slow
 def test_the_client_finds_nothing_wrong_with_the_plugin(tmp_path):
     command = ["claude", "plugin", "validate", str(PLUGIN), "--strict"]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_model_skill_tries_for_real_and_is_sent_back_until_the_limit(lab):
     turns = [
         read(lab),
@@ -81,6 +84,7 @@ def test_the_model_skill_tries_for_real_and_is_sent_back_until_the_limit(lab):
     assert "Research on t1 goes on" in feedback(model)[0]
 
 
+@pytest.mark.slow
 def test_what_is_out_of_scope_is_refused_before_it_happens(lab):
     turns = [
         read(lab, "prepare.py"),
@@ -101,6 +105,7 @@ def test_what_is_out_of_scope_is_refused_before_it_happens(lab):
     assert not {"WebFetch", "WebSearch"} & model.tools_offered()
 
 
+@pytest.mark.slow
 def test_a_broken_edit_is_told_to_the_agent_at_once(lab):
     turns = [read(lab), edit(lab, "SHARPNESS = 0.5", "SHARPNESS = = 0.5"), [say("I see.")]]
     with scripted_claude(in_order(*turns)) as model:
@@ -108,6 +113,7 @@ def test_a_broken_edit_is_told_to_the_agent_at_once(lab):
     assert "autoresearch preflight of train.py" in json.dumps(model.asked[-1]["messages"])
 
 
+@pytest.mark.slow
 def test_a_trial_in_the_background_is_waited_for(lab):
     turns = [
         read(lab),
@@ -123,6 +129,7 @@ def test_a_trial_in_the_background_is_waited_for(lab):
     assert statuses == ["keep", "keep"]
 
 
+@pytest.mark.slow
 def test_an_agent_that_only_talks_is_let_go_after_three_times(lab):
     with scripted_claude(in_order([say("Shall I begin?")])) as model:
         result = ask(lab, lab.parent / "home", model.url, "/experiment:model t1")
@@ -130,6 +137,7 @@ def test_an_agent_that_only_talks_is_let_go_after_three_times(lab):
     assert len(model.asked) == 4
 
 
+@pytest.mark.slow
 def test_a_session_that_does_no_research_is_left_alone(lab):
     turns = [read(lab, "prepare.py"), edit(lab, "X = 1", "X = 2", "prepare.py"), [say("Done.")]]
     with scripted_claude(in_order(*turns)) as model:
@@ -139,6 +147,7 @@ def test_a_session_that_does_no_research_is_left_alone(lab):
     assert len(model.asked) == 3
 
 
+@pytest.mark.slow
 def test_an_agent_drives_over_mcp_without_a_shell(lab, tmp_path):
     """Another agent than ours, without plugin and shell: it edits, and tries through the protocol's server."""
     servers = {"mcpServers": {"autoresearch": {"command": "autoresearch", "args": ["mcp"]}}}
@@ -174,7 +183,7 @@ def test_an_agent_drives_over_mcp_without_a_shell(lab, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=170,
+            timeout=PATIENCE,
         )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert json.loads(done.stdout)["permission_denials"] == []

@@ -408,7 +408,7 @@ def test_a_missing_program_says_how_to_install_it(name, package, workspace, tmp_
 def test_words_after_a_known_name_are_added_before_the_prompt():
     from autoresearch.proposers.agent_clients import Errand, client_of
 
-    words = client_of("claude --model opus").command(Errand(Path("/f"), "train.py", "do it", 7, 1.5))
+    words = client_of("claude --model opus").command(Errand(Path("/f"), ("train.py",), "do it", 7, 1.5))
     assert words[-3:] == ["--model", "opus", "do it"]
     assert words[words.index("--max-turns") + 1] == "7"
     assert words[words.index("--max-budget-usd") + 1] == "1.5000"

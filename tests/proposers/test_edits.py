@@ -33,7 +33,11 @@ def other(x):
 
 
 def applied(*edits: Edit, source: str = FILE, preset: str = "tiny", **changes: object) -> str:
-    return apply_idea(Idea("d", edits=edits, changes=changes), source, preset)  # type: ignore[arg-type]
+    return edited(Idea("d", edits=edits, changes=changes), source, preset)  # type: ignore[arg-type]
+
+
+def edited(idea: Idea, source: str, preset: str = "tiny") -> str:
+    return apply_idea(idea, {"train.py": source}, "train.py", preset)["train.py"]
 
 
 def complaint(*edits: Edit, source: str = FILE, **changes: object) -> str:
@@ -74,7 +78,7 @@ def test_blocks_of_plain_lines_fit_a_file_with_crlf():
         "\n", "\r\n"
     )
     whole = FILE.replace("LR = 0.1", "LR = 0.3")
-    assert apply_idea(Idea("d", whole=whole), source, "tiny") == whole.replace("\n", "\r\n")
+    assert edited(Idea("d", whole=whole), source, "tiny") == whole.replace("\n", "\r\n")
 
 
 def test_a_missing_final_line_end_stays_missing():
@@ -146,10 +150,10 @@ def test_what_does_not_fit_is_refused_with_the_place(edits, changes, said):
 
 def test_a_whole_file_must_have_the_banner_and_parse():
     with pytest.raises(UnusableReply, match="must stay"):
-        apply_idea(Idea("d", whole="x = 1\n"), FILE, "tiny")
+        edited(Idea("d", whole="x = 1\n"), FILE, "tiny")
     with pytest.raises(UnusableReply, match="not valid Python"):
-        apply_idea(Idea("d", whole=f"{BANNER}\nx = = 1\n"), FILE, "tiny")
-    assert apply_idea(Idea("d", whole=f"{BANNER}\nx = 1\n"), FILE, "tiny") == f"{BANNER}\nx = 1\n"
+        edited(Idea("d", whole=f"{BANNER}\nx = = 1\n"), FILE, "tiny")
+    assert edited(Idea("d", whole=f"{BANNER}\nx = 1\n"), FILE, "tiny") == f"{BANNER}\nx = 1\n"
 
 
 def test_complaints_are_bounded():

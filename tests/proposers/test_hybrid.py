@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from fake_chain import FakeChain, block, setting
 from histories import SOURCE, past, situation
+from patience import PATIENCE
 from scripted_models import ScriptedModels, reply
 
 from autoresearch.proposers.constants import read_constants, rewrite
@@ -67,7 +68,7 @@ def judged(proposal, number, incumbent_score, incumbent_number):
         base=incumbent_number,
         p_better=0.99 if gain and gain > 0 else 0.2,
         outcome=Outcome.CRASHED if status is C else Outcome.FINISHED,
-        seconds=20.0,
+        seconds=PATIENCE,
     )
 
 
@@ -158,6 +159,7 @@ def test_seeds_differ_in_whose_turn_it_is():
 # -- a session ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_session_has_both_numbers_and_structure_in_the_set_shares(session):
     asked = of_mind(session)
     assert len(asked) in (17, 18, 19)
@@ -215,6 +217,7 @@ def test_a_session_with_the_real_search_finds_numbers_and_structure_and_goes_on_
     assert [found.files for found in resumed] == [found.files for found in whole[:21]]
 
 
+@pytest.mark.slow
 def test_a_model_alone_turns_to_the_operator_that_pays():
     for paid in ("draft", "improve"):
 
@@ -227,6 +230,7 @@ def test_a_model_alone_turns_to_the_operator_that_pays():
         assert late.count(paid) > 2 * max(others.values(), default=0), (paid, others)
 
 
+@pytest.mark.slow
 def test_a_standstill_turns_a_model_from_small_steps_to_structure():
     def never(request, complaint, number):
         return setting("WEIGHT_DECAY", round(0.3 + 0.01 * number, 3))
@@ -346,6 +350,7 @@ def served(received):
     return reply(setting("WEIGHT_DECAY", round(0.3 + 0.001 * len(received.prompt) % 0.9, 6)), input_tokens=4000)
 
 
+@pytest.mark.slow
 def test_a_hybrid_session_over_the_wire_records_what_each_idea_cost(tmp_path):
     with ScriptedModels(served) as server, wired_chain(server, tmp_path) as chain:
         mind = LanguageModelProposer(chain, MindOptions("standard"))
@@ -374,7 +379,7 @@ def wired_chain(server, folder, caps=None):
         state_dir=folder,
         tag="t",
         caps=caps or Caps(),
-        seconds=20.0,
+        seconds=PATIENCE,
         environment={},
         wait=lambda seconds: False,
         say=lambda line: None,

@@ -1,3 +1,4 @@
+import pytest
 from hostile_words import HOSTILE, hidden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ def test_lessons_of_other_sessions_come_after_our_own():
     assert lessons_of(situation) == ["ours is old", "theirs is borrowed"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(HOSTILE, max_size=30))
 def test_any_lessons_are_clean_distinct_lines(said):

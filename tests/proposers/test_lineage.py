@@ -120,6 +120,7 @@ def test_the_most_tried_direction_comes_first():
     assert [(one.topic, one.tries) for one in retired_of(session(*history))] == [("a", 8), ("b", 4)]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(situations("DEPTH = 1\n"), st.integers(0, 3000))
 def test_any_history_gives_a_bounded_quotation_that_nothing_ends_early(situation, budget):

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 import pytest
 from fake_chain import FakeChain, block, setting
 from histories import SOURCE, past, situation
+from patience import PATIENCE
 from scripted_models import ScriptedModels, reply, status
 
-from autoresearch.proposers.llm import LanguageModelProposer, MindOptions, constant_changes, rooms
+from autoresearch.proposers.llm import LanguageModelProposer, MindOptions, rooms
+from autoresearch.proposers.llm import constant_changes as changes_of_files
 from autoresearch.proposers.situation import Situation
 from autoresearch.providers.chain import Caps, open_chain
 from autoresearch.providers.tokens import estimated_input
@@ -28,6 +30,10 @@ TRIPLED = SOURCE.replace("y = x * 2", "y = x * 3")
 def mind(model, *, preset="standard", seed=0, context_tokens=None, **options):
     chain = FakeChain(model, context_tokens)
     return LanguageModelProposer(chain, MindOptions(preset=preset, seed=seed, **options)), chain
+
+
+def constant_changes(before, after, preset):
+    return changes_of_files({"train.py": before}, {"train.py": after}, preset)
 
 
 def answers(*texts):
@@ -163,7 +169,7 @@ def near_misses():
 def seed_for(operator, here, preset="standard"):
     from autoresearch.proposers.operators import choose
 
-    return next(seed for seed in range(500) if choose(here, seed, surface="train.py", preset=preset) == operator)
+    return next(seed for seed in range(500) if choose(here, seed, preset=preset) == operator)
 
 
 def test_a_combination_shows_both_and_names_them():
@@ -316,7 +322,7 @@ def wired(tmp_path, *steps, options="", caps=None, seed=0):
             state_dir=tmp_path,
             tag="t",
             caps=caps or Caps(),
-            seconds=20.0,
+            seconds=PATIENCE,
             environment={},
             wait=lambda seconds: False,
             say=said.append,

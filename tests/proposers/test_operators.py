@@ -15,7 +15,7 @@ from autoresearch.proposers.operators import (
 from autoresearch.vocabulary import Outcome, Status
 
 K, D, C = Status.KEEP, Status.DISCARD, Status.CRASH
-PLACE = {"surface": "train.py", "preset": "standard"}
+PLACE = {"preset": "standard"}
 LARGER = SOURCE + "".join(f"EXTRA_{n} = {n}\n" for n in range(12))
 
 
@@ -212,6 +212,7 @@ def test_experiments_of_the_search_and_undecided_ones_are_no_attempts():
     assert attempts_of(situation(past(1, operator=None), past(2, None), past(3, operator="numbers"))) == []
 
 
+@pytest.mark.slow
 def test_a_standstill_turns_small_steps_into_drafts_and_combinations():
     near = [past(n, D, gain=0.001, operator=None) for n in (1, 2)]
     busy = [past(n, D, operator=None) for n in range(3, 9)]

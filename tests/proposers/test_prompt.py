@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pasts import past, situations
 
-from autoresearch.proposers.prompt import OPERATORS, Material, ask_for, source_of, system_prompt
+from autoresearch.proposers.prompt import OPERATORS, Material, ask_for, files_shown, system_prompt
 from autoresearch.proposers.situation import MachineFacts, PastExperiment, Situation
 from autoresearch.providers.tokens import estimated_tokens
 from autoresearch.vocabulary import Outcome, Status, UsageError
@@ -118,8 +118,8 @@ def test_a_crash_is_asked_about_with_its_own_file_its_edit_and_its_log():
         log_tail="Traceback\n  line 10, in attend\nAttributeError: nope", description="a gate",
     )  # fmt: skip
     where, extra = situation(broken), Material(broken=broken)
-    assert source_of("fix", where, surface="train.py", extra=extra) == edited
-    assert source_of("improve", where, surface="train.py", extra=extra) == FILE
+    assert files_shown("fix", where, surface="train.py", extra=extra) == {"train.py": edited}
+    assert files_shown("improve", where, surface="train.py", extra=extra) == {"train.py": FILE}
     text = asked("fix", broken, extra=extra)
     assert edited in text
     assert "# The file: train.py of experiment 4, which crashed" in text
@@ -219,6 +219,7 @@ def test_words_of_machines_stand_only_in_quotations(operator):
     assert POISON not in outside_of_quotations(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(situations(FILE), st.sampled_from(OPERATORS), st.integers(512, 6000), st.data())
 def test_any_history_gives_a_bounded_prompt_with_its_quotations_intact(where, operator, budget, data):
@@ -255,8 +256,11 @@ def test_the_instructions_name_what_a_trial_rests_on():
 
 
 def test_the_data_program_and_small_models_have_instructions_of_their_own():
-    assert "DATASET" in system_prompt("data", "data_sources.py")
+    assert "`data_sources.py` and" in system_prompt("data", "data_sources.py")
     assert "load_model" not in system_prompt("data", "data_sources.py")
     brief = system_prompt("model", "train.py", brief=True)
     assert estimated_tokens(brief) < 300
     assert "<<<<<<< SEARCH" in brief
+    of_data = system_prompt("data", "data_sources.py", brief=True)
+    assert estimated_tokens(of_data) < 300
+    assert "FILE: prepare.py" in of_data

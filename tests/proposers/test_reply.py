@@ -166,7 +166,7 @@ def test_a_line_feed_inside_a_json_string_is_read_as_one():
             '{"description": "a", "name": "D", "value": 1} {"description": "b", "name": "D", "value": 1}',
             "2 JSON objects",
         ),
-        ('{"description": "a", "name": "D", "value": 1, "note": "x"}', 'unknown field "note"'),
+        ('{"description": "a", "name": "D", "value": 1, "remark": "x"}', 'unknown field "remark"'),
         ('{"description": 3, "name": "D", "value": 1}', '"description" must be a text, and it is a number'),
         ('{"description": "a", "name": "D", "value": null}', "value for D"),
         ('{"description": "a", "set": [{"name": "D"}]}', '"name" and "value"'),
@@ -203,6 +203,7 @@ def test_texts_are_one_bounded_line_without_hidden_characters():
     assert len(idea.lesson) <= 160
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -251,6 +252,7 @@ def test_any_lines_in_a_block_are_read_back_unchanged(old, new):
     assert parse_reply(f"IDEA: x\n{block}\n").edits == (Edit("\n".join(old), "\n".join(new), lines=True),)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
@@ -349,7 +351,7 @@ def test_whatever_may_be_chosen_can_be_applied_and_changes_the_file():
     for name, values in choices.items():
         for value in values:
             said = json.dumps({"set": [{"name": name, "value": value}], "description": "d", "mechanism": ""})
-            assert apply_idea(parse_reply(said), FILE, "tiny") != FILE
+            assert apply_idea(parse_reply(said), {"train.py": FILE}, "train.py", "tiny") != {"train.py": FILE}
 
 
 def test_choices_are_the_steps_of_the_search_without_those_tried():
@@ -375,6 +377,7 @@ def test_the_full_schema_limits_settings_to_known_names_and_bounds_nothing():
         "topic",
         "expected",
         "lesson",
+        "note",
         "set",
         "edits",
         "file",

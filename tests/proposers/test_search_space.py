@@ -3,7 +3,8 @@ import math
 import pytest
 
 from autoresearch.proposers.constants import read_constants
-from autoresearch.proposers.search_space import Dimension, Scale, infer, space_of
+from autoresearch.proposers.dimension import Dimension, Scale
+from autoresearch.proposers.search_space import infer, space_of
 
 BATCHES = """
 DEPTH = 2

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from pasts import past, situations
 
@@ -50,6 +51,7 @@ def test_the_program_is_compared_with_the_one_it_started_from():
     assert topics_of(situation) == {1: "depth", 2: "train", 3: "other"}
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(situations(FILE))
 def test_every_experiment_has_a_topic_of_plain_characters(situation):

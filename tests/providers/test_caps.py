@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chains import REQUEST, as_it_is, calls_in, opened, totals_in
+from patience import PATIENCE
 from scripted_models import ScriptedModels, hang, reply, status, truncated
 
 from autoresearch.providers.chain import Caps
@@ -90,6 +91,7 @@ def test_a_call_that_broke_off_is_counted_at_its_worst_and_a_refusal_at_nothing(
     assert totals_in(tmp_path).usd == pytest.approx(answer.usd)
 
 
+@pytest.mark.slow
 def test_a_call_that_a_kill_cut_off_counts_at_its_worst(tmp_path):
     asked = threading.Event()
 
@@ -108,7 +110,7 @@ def test_a_call_that_a_kill_cut_off_counts_at_its_worst(tmp_path):
         """
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)])
         try:
-            assert asked.wait(60)
+            assert asked.wait(PATIENCE)
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
@@ -176,6 +178,7 @@ def test_the_price_of_a_model_does_not_hold_at_a_strangers_address():
     assert usd("openai:gpt-5@https://example.org/v1", 1, 1) is None
 
 
+@pytest.mark.slow
 def test_prices_are_looked_up_without_a_network():
     source = textwrap.dedent("""
         import socket
@@ -189,6 +192,7 @@ def test_prices_are_looked_up_without_a_network():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_paid_model_brings_its_context_from_the_list(tmp_path):
     with opened("anthropic:claude-opus-4-5", tmp_path, environment={"ANTHROPIC_API_KEY": "k" * 20}) as chain:
         assert chain.context_tokens == 200_000

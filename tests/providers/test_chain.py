@@ -120,6 +120,7 @@ def test_whatever_goes_wrong_the_next_model_answers_and_the_record_says_why(dial
     assert answer.calls == len(failed) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [hang(), hang("half a"), drip()], ids=["silent", "falls silent", "drips"])
 def test_a_server_that_never_finishes_is_given_up_in_time(step, tmp_path):
     with ScriptedModels(step) as bad, ScriptedModels(reply("fine")) as good:
@@ -189,6 +190,7 @@ def test_a_wait_beyond_the_bound_leaves_the_model_to_rest_that_long(tmp_path):
         assert chain.ask(REQUEST, as_it_is, number=1).value == "fine"
 
 
+@pytest.mark.slow
 def test_a_model_that_stays_down_rests_twice_as_long_each_time(tmp_path):
     doors = Doors()
     with (

@@ -15,7 +15,7 @@ from autoresearch.providers.specification import parse_chain
 from autoresearch.vocabulary import AutoresearchError, UsageError
 
 KEY = 'planted-key/4711+"quoted"\\end'
-OTHER = "another-secret-of-this-machine-0815"
+OTHER = "another-secret-of-this-machine-qzxw"
 ENVIRONMENT = {"PLANTED_KEY": KEY, "GITHUB_TOKEN": OTHER, "HOME": "/nowhere"}
 
 
@@ -33,6 +33,7 @@ def page(received):
     return status(200, "x", content_type="text/html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_a_planted_key_is_in_nothing_that_is_written_shown_or_raised(dialect, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OPENAI_LOG", "debug")
@@ -58,7 +59,7 @@ def test_a_planted_key_is_in_nothing_that_is_written_shown_or_raised(dialect, tm
     written = bytes_under(tmp_path)
     everything = written + "".join([*said, *doors.lines, captured.out, captured.err]).encode()
     assert b"[redacted]" in written
-    for secret in (KEY, OTHER, "planted-key", "0815"):
+    for secret in (KEY, OTHER, "planted-key", "qzxw"):
         assert secret.encode() not in everything
 
 

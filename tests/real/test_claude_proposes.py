@@ -36,6 +36,7 @@ def variables(server: ScriptedClaude) -> dict[str, str]:
     return {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": KEY}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", SEALS)
 def test_claude_edits_the_file_through_its_own_tools_and_its_cost_is_recorded(bench, sealed):
     with scripted_claude(lambda body: in_order(*honest(folder_in(json.dumps(body))))(body)) as server:
@@ -50,6 +51,7 @@ def test_claude_edits_the_file_through_its_own_tools_and_its_cost_is_recorded(be
     assert KEY not in str(proposal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", SEALS)
 def test_claude_is_denied_push_fetch_and_every_other_file(bench, sealed):
     planted = bench.home / ".claude"
@@ -86,6 +88,7 @@ def test_claude_is_denied_push_fetch_and_every_other_file(bench, sealed):
     assert "instructions of another day" not in json.dumps(server.asked)
 
 
+@pytest.mark.slow
 def test_claude_ends_at_its_turns_and_is_nudged_once(bench):
     def script(body):
         return [use("Read", file_path=f"{folder_in(json.dumps(body))}/train.py")]
@@ -97,6 +100,7 @@ def test_claude_ends_at_its_turns_and_is_nudged_once(bench):
     assert all("maximum number of turns" in call.why for call in bench.calls)
 
 
+@pytest.mark.slow
 def test_claude_stops_when_the_money_that_is_left_is_spent(bench):
     def script(body):
         return [use("Read", file_path=f"{folder_in(json.dumps(body))}/train.py")]

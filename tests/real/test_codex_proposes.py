@@ -33,6 +33,7 @@ def codex(url: str) -> str:
     return f"cli:codex -m scripted -c model_provider=scripted -c 'model_providers.scripted={provider}'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", SEALS)
 def test_codex_edits_the_file_through_its_own_tools_and_its_tokens_are_recorded(bench, sealed):
     (bench.home / ".codex").mkdir()
@@ -47,6 +48,7 @@ def test_codex_edits_the_file_through_its_own_tools_and_its_tokens_are_recorded(
     assert (spent.cost.input_tokens, spent.cost.output_tokens, spent.cost.cached_tokens) == (3000, 150, 600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", SEALS)
 def test_codex_commands_have_no_network_and_write_nowhere_else(bench, sealed):
     (bench.home / ".codex").mkdir()

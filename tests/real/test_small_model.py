@@ -68,6 +68,7 @@ def calls_in(folder, tag="t"):
         book.close()
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_reply_streamed_or_whole_and_its_real_tokens(base_url):
     import openai
 
@@ -87,6 +88,7 @@ def test_a_seed_gives_the_same_reply_streamed_or_whole_and_its_real_tokens(base_
     assert 1 <= whole.usage.completion_tokens <= 24
 
 
+@pytest.mark.slow
 def test_a_reply_over_the_chain_costs_nothing_and_has_the_models_own_count_of_tokens(base_url, tmp_path):
     with chain_to(base_url, tmp_path, "schema=off") as chain:
         answer = chain.ask(SHORT, str, number=1)
@@ -95,6 +97,7 @@ def test_a_reply_over_the_chain_costs_nothing_and_has_the_models_own_count_of_to
     assert 12 <= answer.reply.usage.input_tokens <= 40
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_teaches_the_chain_the_window(base_url, tmp_path):
     long = Request("", (Message("user", "word " * 2 * CONTEXT),), max_tokens=64)
     with chain_to(base_url, tmp_path, "schema=off") as chain:
@@ -105,6 +108,7 @@ def test_a_prompt_that_is_too_long_teaches_the_chain_the_window(base_url, tmp_pa
         assert chain.ask(SHORT, str, number=2).value
 
 
+@pytest.mark.slow
 def test_its_proposals_apply_and_each_is_new(base_url, tmp_path):
     """The model writes nonsense about its ideas; what counts is that every one can be run."""
     source, history = fake_experiment(), []
@@ -133,6 +137,7 @@ def test_its_proposals_apply_and_each_is_new(base_url, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_session_of_six_experiments_completes_with_its_ideas_among_them(base_url, make_workspace):
     root = make_workspace(settings=f"prompt_tokens = 900\nreply_tokens = {REPLY}\n")
     command = [sys.executable, "-m", "autoresearch", "research", "t", "--experiments", "6", "--json"]

@@ -50,6 +50,7 @@ def test_a_row_is_a_line_with_as_many_fields_as_columns_in_every_reader(descript
             assert read[2][5] == "the next"
 
 
+@pytest.mark.slow
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
 @example(HORROR, HORROR, HORROR, f"{HORROR}\n---\n# heading\n<script>alert(1)</script>\n```\n[x](http://x)\n")
 @example("http://x.io", "a@b.io", "www.x.io", "http://x.io")

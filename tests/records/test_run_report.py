@@ -38,10 +38,15 @@ COMMON = {
     "hyperparameters": {"MATRIX_LR": 0.055, "WINDOW_PATTERN": "SSSL"},
 }
 TRAINING_KEYS = {
-    "num_steps", "num_tokens", "budget_used", "training_seconds", "startup_seconds", "exam_seconds",
+    "num_steps", "num_tokens", "device_batch_size", "budget_used", "training_seconds", "startup_seconds", "exam_seconds",
     "feeder_wait_seconds", "total_seconds", "cpu_seconds", "cpu_share", "tok_sec", "speed_vs_baseline", "peak_memory_mb",
     "disturbed", "sealed", "weights_sha256", "audited_positions", "prefix_pairs", "largest_deviation", "claimed",
     "seconds_outside_budget", "examined", "startup_used", "exam_used", "deep_seconds", "deep_prefixes", "leak_bpb", "leak_interval_bpb", "leak_bound_bpb",
+        "exam_batch_size",
+        "objective",
+        "objective_bpb",
+        "objective_seconds",
+    "recipe_sha256", "tokenizer_sha256", "preparation_seconds", "preparation_disk_mb", "preparation_limits",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from ledgers import CRASHED, HASH, KEPT, open_ledger, record, session_of, trial_of
 
-from autoresearch.records.snapshots import store_checkpoint, write_snapshot
+from autoresearch.records.snapshots import store_checkpoint, store_tokenizer, write_snapshot
 from autoresearch.vocabulary import Outcome
 
 WEIGHTS = b"safetensors of a small model"
@@ -107,4 +107,19 @@ def test_a_checkpoint_is_linked_where_it_can_be_and_copied_where_not(ledger, tmp
     stored = tmp_path / "checkpoints" / f"{DIGEST}.safetensors"
     assert checkpoint.read_bytes() == WEIGHTS
     assert checkpoint.samefile(stored) is can_link
-    assert not (checkpoint.parent / ".checkpoint.new").exists()
+    assert not list(checkpoint.parent.glob(".*.new"))
+
+
+def test_a_kept_checkpoint_stands_beside_its_tokenizer(ledger, tmp_path):
+    table = '{"format": "a tokenizer"}\n'
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    for _ in range(2):
+        store_tokenizer(tmp_path / "checkpoints", table)
+    store_checkpoint(tmp_path / "checkpoints", WEIGHTS)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted(
+        [f"{digest}.tokenizer.json", f"{DIGEST}.safetensors"]
+    )
+    folder = snapshot(
+        ledger, record(ledger, 1, trial_of(weights_sha256=DIGEST, tokenizer_sha256=digest), KEPT), tmp_path
+    )
+    assert (folder / "tokenizer.json").read_text() == table

@@ -21,14 +21,14 @@ CRASHED_TRIAL = trial_of(
 
 HEADER = (
     "commit\tval_bpb\tmemory_gb\tavg_tok_sec\tstatus\tdescription\texperiment\ttrials\testimate\tinterval\tp_better\tsealed"
-    "\tseconds\tcost_usd\texamined"
+    "\tseconds\tcost_usd\texamined\tpreparation\tobjective\tobjective_bpb"
 )
 KEPT_ROW = (
     "1234567\t1.987654\t1.5\t61234\tkeep\tMATRIX_LR 0.04 -> 0.055\t1\t1\t1.980000\t-0.001000..+0.025600\t0.910"
-    "\tpartial (no network isolation)\t27.2\t0.0000\tdeep"
+    "\tpartial (no network isolation)\t27.2\t0.0000\tdeep\t\t\t"
 )
 CRASH_ROW = (
-    "1234567\t0.000000\t0.0\t0\tcrash\tDEPTH 2 -> 64\t2\t1\t\t\t\tpartial (no network isolation)\t27.2\t0.0000\t"
+    "1234567\t0.000000\t0.0\t0\tcrash\tDEPTH 2 -> 64\t2\t1\t\t\t\tpartial (no network isolation)\t27.2\t0.0000\t\t\t\t"
 )
 WHEN = "2025-11-22T01:02:03.004Z"
 
@@ -127,7 +127,25 @@ def test_an_experiment_that_never_ran_has_a_row_without_commit(ledger):
     ledger.propose("nov21", 1, HASH, Proposal("edits prepare.py", {}, "search"))
     ledger.judged("nov21", 1, Verdict(Status.DISCARD, "rejected: outside its scope"))
     line = tables.tsv_line(result_rows(ledger, "nov21")[0], with_tag=False)
-    assert line == "none\t0.000000\t0.0\t0\tdiscard\tedits prepare.py\t1\t0\t\t\t\tnot run\t0.0\t0.0000\t\n"
+    assert line == "none\t0.000000\t0.0\t0\tdiscard\tedits prepare.py\t1\t0\t\t\t\tnot run\t0.0\t0.0000\t\t\t\t\n"
+
+
+def test_what_a_recipe_took_and_an_idea_for_the_person_are_in_the_row_and_the_log(ledger):
+    from autoresearch.vocabulary import Proposal
+
+    ledger.propose(
+        "nov21", 1, HASH, Proposal("fewer tiers", {"a": "b"}, "llm", {"for_human": "the head *dim* may be too small"})
+    )
+    ledger.committed("nov21", 1, HASH)
+    trial_id = ledger.start_trial("nov21", 1, HASH, Purpose.FIRST, 7, Slice.SEARCH, "f" * 12)
+    took = {"preparation_seconds": 3.24, "preparation_disk_mb": 11.2, "preparation_limits": (120.0, 512.0)}
+    ledger.end_trial(trial_id, trial_of(**took), "")
+    ledger.judged("nov21", 1, KEPT)
+    row = result_rows(ledger, "nov21")[0]
+    assert tables.tsv_line(row, with_tag=False).endswith("\tdeep\t3.2 of 120 s, 11 of 512 MB\t\t\n")
+    entry = tables.log_entry(row)
+    assert "- recipe prepared in 3.2 of 120 s, 11 of 512 MB\n" in entry
+    assert "- for you, not tried here: `the head *dim* may be too small`\n" in entry
 
 
 def test_experiments_without_a_verdict_have_no_row(ledger):
@@ -217,3 +235,16 @@ def test_a_table_that_cannot_be_written_is_our_error(ledger, write, tmp_path):
     with pytest.raises(DiskError, match=r"results\.tsv") as caught:
         write()
     assert caught.value.hint
+
+
+def test_a_row_under_an_objective_has_both_scores_and_the_log_says_which_was_judged(ledger):
+    record(ledger, 1, trial_of(objective="bpb@4bit", objective_bpb=2.0123456, objective_seconds=3.0), KEPT)
+    row = result_rows(ledger, "nov21")[0]
+    assert (row.val_bpb, row.objective, row.objective_bpb) == (1.9876543, "bpb@4bit", 2.0123456)
+    assert tables.tsv_line(row, with_tag=False).endswith("\tdeep\t\tbpb@4bit\t2.012346\n")
+    assert "- judged on `bpb@4bit`: 2.012346\n" in tables.log_entry(row)
+
+
+def test_noise_is_pooled_from_the_score_that_is_judged(ledger):
+    record(ledger, 1, trial_of(objective="bpb@4bit", objective_bpb=2.5), KEPT)
+    assert ledger.score_groups("f" * 12) == [[2.5]]

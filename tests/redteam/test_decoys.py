@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 from autoresearch.loop.candidate import FOLDER_PREFIX
 from autoresearch.redteam.checks import is_validation_text
 from autoresearch.redteam.decoys import ENVIRONMENT_NAME, Decoys
-from autoresearch.redteam.pictures import changes, marked_paths, picture_of
+from autoresearch.redteam.pictures import changes, ipc_objects, left_behind, marked_paths, picture_of
 from autoresearch.vocabulary import Outcome, Trial
 
 TRIAL = Trial(Outcome.CRASHED)
@@ -62,6 +63,7 @@ def test_every_secret_is_where_the_fields_say_and_in_no_field(decoys):
     assert not [name for name, value in fields.items() if any(secret in value for secret in decoys.secrets.values())]
 
 
+@pytest.mark.slow
 def test_the_phrase_that_is_given_away_leads_to_validation_text_and_proves_nothing(decoys, look):
     evidence = look(lambda fields: None)
     fields = decoys.fields()
@@ -101,6 +103,7 @@ def test_a_call_to_a_listener_is_heard(look, call, heard):
     assert look(call).contacts == (heard,)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_referee_is_noticed_and_survived(look):
     assert look(lambda fields: os.kill(int(fields["REFEREE_PID"]), signal.SIGUSR1)).signals == ("SIGUSR1",)
 
@@ -117,11 +120,13 @@ def test_the_end_of_the_victim_is_noticed_and_harm_can_be_mended(decoys, look):
     assert decoys.harmed()
 
 
+@pytest.mark.slow
 def test_a_change_of_priority_is_noticed(look):
     evidence = look(lambda fields: os.setpriority(os.PRIO_PROCESS, int(fields["VICTIM_PID"]), 7))
     assert evidence.disturbed == ("another process's priority",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["OUTSIDE", "HOME", "REPOSITORY", "OTHER_TRIAL"])
 def test_a_file_added_to_a_decoy_is_noticed(decoys, look, place):
     assert look(lambda fields: Path(fields[place], "new").write_text("x")).changed_files
@@ -144,6 +149,7 @@ def test_a_marked_file_in_a_temporary_folder_is_noticed_and_removed(look):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_process_of_the_trial_that_lives_on_is_noticed_and_ended(look):
     started = []
 
@@ -166,6 +172,7 @@ def test_leaving_takes_everything_away(smoke):
     assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{os.getpid()}-*"))
 
 
+@pytest.mark.slow
 def test_decoys_of_a_killed_run_are_removed_by_the_next_and_those_of_a_living_one_stay(smoke):
     from autoresearch.contract.corpora import cache_root
 
@@ -193,3 +200,18 @@ def test_marks_are_found_two_folders_deep_and_no_deeper(tmp_path):
     for folder in (tmp_path, deep.parent, deep):
         (folder / "x-mark-x").write_text("")
     assert marked_paths("mark", [tmp_path]) == [tmp_path / "x-mark-x", deep.parent / "x-mark-x"]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="POSIX shared memory is not a folder here")
+def test_shared_memory_is_left_behind_once_nobody_uses_it():
+    before = ipc_objects()
+    path = Path(f"/dev/shm/redteam-test-{os.getpid()}")
+    try:
+        with path.open("w+b") as stream:
+            stream.truncate(4096)
+            with mmap.mmap(stream.fileno(), 4096):
+                assert str(path) in ipc_objects() - before and str(path) not in left_behind(before)
+        assert str(path) in left_behind(before)
+    finally:
+        path.unlink()
+    assert str(path) not in left_behind(before)

@@ -50,6 +50,7 @@ DEEPER = Edit("DEPTH = 8  # layers", "DEPTH = 9  # layers")
 COMMENT = Edit("DEPTH = 8  # layers", "DEPTH = 8  # the number of layers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "plan", "edits"),
     [
@@ -88,6 +89,7 @@ def planted(tmp_path, plan):
     return knock(entry(Door.GIT, "planted", Expect.HARMLESS, plan=plan), TRAIN, tmp_path)
 
 
+@pytest.mark.slow
 def test_git_runs_nothing_that_was_planted(tmp_path):
     assert planted(tmp_path, TRAPS) == (Result.NEUTRALISED, "no effect")
 

@@ -20,12 +20,14 @@ from autoresearch.redteam.entries import (
     fields_used,
     load_catalogue,
     load_entry,
+    recipe_for,
     source_for,
 )
 from autoresearch.vocabulary import UsageError
-from autoresearch.workspace import template_path
+from autoresearch.workspace import SCOPES, template_path
 
 TRAIN = template_path("train.py").read_text(encoding="utf-8")
+RECIPE = {name: template_path(name).read_text(encoding="utf-8") for name in SCOPES["data"]}
 CHEAT = """\
 title = "a cheat"
 tried = "something"
@@ -85,6 +87,11 @@ def test_an_entry_is_what_its_folder_says(folder):
         (CHEAT.replace('"same score"', '"harmless"'), "`door`"),
         (CHEAT + 'door = "loop"\nattack = "propose"\n', "`door`"),
         (CHEAT.replace('"cheat"', '"control"'), "control"),
+        (CHEAT + "recipe = 1\n", "'recipe' must be bool"),
+        (
+            CHEAT.replace("same score", "harmless") + 'recipe = true\ndoor = "loop"\nattack = "propose"\n',
+            "an entry with a `door` is none",
+        ),
         ("title = \n", "cannot be read"),
     ],
 )
@@ -148,6 +155,45 @@ def test_a_train_file_without_the_import_has_no_place_for_a_payload(folder):
         edited(folder(), "x = 1\n")
 
 
+# -- recipes -------------------------------------------------------------------------------------------------------------
+
+TINY_RECIPE = {"prepare.py": "import data_sources\n\nSIZE = 1\n", "data_sources.py": "ORDER = 2\nSHARE = 3\n"}
+
+
+def cooked(path, **values) -> dict[str, str]:
+    return recipe_for(load_entry(path), TINY_RECIPE, values)
+
+
+def test_a_recipes_payload_ends_prepare_py_and_its_edits_find_their_file(folder):
+    text = CHEAT + "recipe = true\n[[edit]]\nfind = 'ORDER = 2'\nput = 'ORDER = {{TURN}}'\n"
+    text += "[[edit]]\nfind = 'SIZE = 1'\nput = 'SIZE = 10'\n"
+    made = cooked(folder(text, payload='place = "{{HOME}}"\n'), HOME="somewhere", TURN="7")
+    assert made["data_sources.py"] == "ORDER = 7\nSHARE = 3\n"
+    assert made["prepare.py"] == 'import data_sources\n\nSIZE = 10\n\n\nplace = "somewhere"\n'
+    assert TINY_RECIPE["prepare.py"].endswith("SIZE = 1\n"), "the shipped text is left alone"
+
+
+@pytest.mark.parametrize(("find", "times"), [("ORDER = 9", 0), (" = ", 3), ("data_sources", 1)])
+def test_a_recipes_edit_applies_to_one_place_of_one_file(folder, find, times):
+    entry = folder(CHEAT + f"recipe = true\n[[edit]]\nfind = '{find}'\nput = 'json'\n", payload=None)
+    if times == 1:
+        assert cooked(entry)["prepare.py"].startswith("import json\n")
+    else:
+        with pytest.raises(CatalogueError, match=f"A01_a_cheat.*applies {times} times"):
+            cooked(entry)
+
+
+def test_a_recipe_that_no_longer_compiles_is_an_error_naming_the_file(folder):
+    text = CHEAT + "recipe = true\n[[edit]]\nfind = 'SHARE = 3'\nput = 'SHARE ='\n"
+    with pytest.raises(CatalogueError, match=r"the edited data_sources\.py does not compile"):
+        cooked(folder(text, payload=None))
+
+
+def test_an_entry_is_a_recipe_only_where_it_says_so(folder):
+    assert not load_entry(folder()).recipe
+    assert load_entry(folder(CHEAT + "recipe = true\n", name="R01_a_recipe")).recipe
+
+
 # -- what is shipped ----------------------------------------------------------------------------------------------------
 
 SHIPPED = load_catalogue()
@@ -160,9 +206,12 @@ def documented_fields() -> set[str]:
 
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.folder.name)
-def test_every_shipped_entry_applies_to_this_train_file_and_compiles(entry: Entry):
+def test_every_shipped_entry_applies_to_the_files_of_this_checkout_and_compiles(entry: Entry):
     values = {} if entry.door else dict.fromkeys(documented_fields(), "7")
-    if entry.door is None or entry.edits or entry.payload:
+    if entry.recipe:
+        made = recipe_for(entry, RECIPE, values)
+        assert made.keys() == RECIPE.keys() and made != RECIPE
+    elif entry.door is None or entry.edits or entry.payload:
         text = source_for(entry, TRAIN, values)
         assert (text == TRAIN) == (not entry.edits and not entry.payload)
 
@@ -176,6 +225,13 @@ def test_every_shipped_attack_is_one_that_its_door_knows(entry: Entry):
 def test_every_shipped_rejection_says_for_what_reason(entry: Entry):
     if {Expect.REJECTED, Expect.REFUSED_BEFORE_START} & set(entry.expect):
         assert entry.reason
+
+
+def test_the_group_r_are_the_cheats_that_are_recipes():
+    cheats = [entry for entry in SHIPPED if entry.kind is Kind.CHEAT]
+    assert all(entry.recipe == entry.id.startswith("R") for entry in cheats)
+    assert sum(entry.recipe for entry in cheats) >= 22
+    assert sum(entry.recipe for entry in SHIPPED if entry.kind is Kind.CONTROL) >= 4
 
 
 def test_identifiers_are_unique_and_controls_are_the_group_h():

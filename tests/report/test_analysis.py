@@ -109,6 +109,7 @@ def test_every_degenerate_session_has_a_summary_a_table_and_a_terminal_chart(row
             assert all(columns(line) <= width for line in text.splitlines())
 
 
+@pytest.mark.slow
 @degenerate
 def test_every_degenerate_session_has_a_picture(rows: list[Row], tmp_path: Path) -> None:
     path = save_chart(rows, tmp_path / "deep er" / "chärt.png", 0.01, tag="x")
@@ -199,11 +200,13 @@ def test_any_session_fits_the_room_it_is_given(
     assert table(rows, width).count("\n") == len(rows)
 
 
+@pytest.mark.slow
 def test_a_picture_survives_markup_and_characters_its_font_lacks(tmp_path: Path) -> None:
     rows = [keep(0, 2.0, text="$\\frac{1$ 学习率 \x1b[31m"), keep(1, 1.9, 0.1, text="x" * 500)]
     assert save_chart(rows, tmp_path / "a.png", None, tag="$a_b$ \u202e").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_picture_shows_what_the_rows_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
@@ -235,6 +238,7 @@ def test_a_picture_shows_what_the_rows_say(tmp_path: Path, monkeypatch: pytest.M
     assert any("2.0000 → 1.8500 (-7.50 %), 12.5 x noise" in text for text in words)
 
 
+@pytest.mark.slow
 def test_labels_of_crowded_keeps_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -263,6 +267,7 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_picture_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from autoresearch.sandbox.cell import Cell
 from autoresearch.sandbox.layers import probe
@@ -53,7 +54,7 @@ def seal_of(kind: str) -> Seal:
     return seal
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=PATIENCE):
     """Poll until the condition holds; the test fails when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -104,7 +105,7 @@ class Started:
         os.close(self._life)
 
 
-def run_script(kind: str, script: str, folder: Path, seconds: float = 60.0, **options) -> tuple[int | None, str]:
+def run_script(kind: str, script: str, folder: Path, seconds: float = PATIENCE, **options) -> tuple[int | None, str]:
     """(exit code, what it printed) of a script run to its end in a cell."""
     started = Started(kind, script, folder, **options)
     code = started.tree.wait(seconds)

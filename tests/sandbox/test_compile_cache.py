@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 import pytest
 from cells import EVERY, SEALING, Started, run_script, seal_of
+from patience import PATIENCE
 
 from autoresearch.sandbox import compile_cache
 from autoresearch.sandbox.cell import Cell
@@ -183,16 +184,14 @@ def machine_code(cell: Cell) -> list[Path]:
     return [path for path in cell.cache_dir.rglob("*.so") if path.is_file() and not path.is_symlink()]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("kind", [EVERY[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in EVERY[1:])])
 def test_a_second_candidate_compiles_nothing_that_a_baseline_compiled(tmp_path, kind):
     pytest.importorskip("torch")
     warm = tmp_path / "warm"
     warm.mkdir()
     for number, expected in enumerate((["hits=0", "misses=1"], ["hits=1", "misses=0"])):
         started = Started(kind, COMPILES, tmp_path / str(number), warm_cache=warm)
-        code = started.tree.wait(280)
+        code = started.tree.wait(PATIENCE)
         started.end()
         said = started.log.read_text()
         assert code == 0, said

@@ -30,6 +30,7 @@ def run(orders: Orders, *command: str) -> subprocess.CompletedProcess:
         os.close(descriptor)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Orders,

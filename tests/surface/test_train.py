@@ -18,7 +18,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
+from autoresearch.backends.attention import Present, attention_for
 from autoresearch.backends.runtime import TorchRuntime
 from autoresearch.contract.rules import PRESETS
 
@@ -68,6 +70,7 @@ class FakeLoader:
 def fake_prepare(preset="smoke", sequence_len=64, num_batches=6):
     prepare = types.ModuleType("prepare")
     prepare.MAX_SEQ_LEN, prepare.TIME_BUDGET, prepare.SEED, prepare.PRESET = sequence_len, 20.0, 1234, preset
+    prepare.MAX_DEVICE_BATCH_SIZE = 0
     prepare.Tokenizer = FakeTokenizer
     prepare.asked = []
 
@@ -129,6 +132,12 @@ def random_model(train, config, seed=0, dtype=None):
         for p in model.parameters():
             p.normal_(0.0, 0.3, generator=generator)
     return model
+
+
+def attention_over(window, length, head_dim=16):
+    """The kernel that a CPU gets for a window; None is the whole row."""
+    here = {"present": Present("cpu"), "dtype": torch.float32, "head_dim": head_dim, "device": torch.device("cpu")}
+    return attention_for(window or length, length, **here)
 
 
 def random_tokens(config, rows=2, length=None, seed=3):
@@ -279,6 +288,7 @@ def test_forward_on_fewer_positions_equals_the_reference(train):
         np.testing.assert_allclose(model(tokens)[0].detach().numpy(), expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     pattern=st.sampled_from(["S", "L", "SL", "SSSL", "LS"]),
@@ -324,8 +334,7 @@ def test_the_last_layer_is_full_whatever_the_pattern(train):
 def test_attention_scale_is_one_over_the_root_of_head_dim(train, window):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 12, 2, 32, generator=generator) for _ in range(3))
-    mask = None if window is None else train.window_mask(12, window)
-    got = train.attend(q, k, v, mask)
+    got = train.attend(q, k, v, attention_over(window, 12))
     for head in range(2):
         one = [x[0, :, head].double().numpy() for x in (q, k, v)]
         np.testing.assert_allclose(got[0, :, head].numpy(), reference_attention(*one, window or 12), atol=1e-5)
@@ -335,9 +344,10 @@ def test_grouped_heads_equal_explicit_repetition(train):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 10, 6, 8, generator=generator)
     k, v = (torch.randn(2, 10, 2, 8, generator=generator) for _ in range(2))
-    for mask in (None, train.window_mask(10, 4)):
-        repeated = train.attend(q, k.repeat_interleave(3, dim=2), v.repeat_interleave(3, dim=2), mask)
-        torch.testing.assert_close(train.attend(q, k, v, mask), repeated)
+    for window in (None, 4, 2):
+        attention = attention_over(window, 10)
+        repeated = train.attend(q, k.repeat_interleave(3, dim=2), v.repeat_interleave(3, dim=2), attention)
+        torch.testing.assert_close(train.attend(q, k, v, attention), repeated)
 
 
 def test_rotation_depends_on_the_distance_only(train):
@@ -350,8 +360,12 @@ def test_rotation_depends_on_the_distance_only(train):
         scores = (q[distance:] * k[: 40 - distance]).sum(-1)
         torch.testing.assert_close(scores, scores[:1].expand_as(scores), rtol=0, atol=1e-4)
     reference = reference_rope(np.tile(np.arange(16.0), (40, 1)), 10000.0)
-    got = train.rotate(torch.arange(16.0).expand(1, 40, 1, 16), cos, sin)[0, :, 0]
-    np.testing.assert_allclose(got.numpy(), reference, atol=1e-4)
+    order = train.side_by_side(torch.arange(16.0)[:, None], 16)[:, 0]  # where each channel of a projection goes
+    assert order[:4].tolist() == [0, 8, 1, 9]
+    got = train.rotate(order.expand(1, 40, 1, 16), cos, sin)[0, :, 0]
+    np.testing.assert_allclose(got.numpy(), reference[:, order.long()], atol=1e-4)
+    two_heads = train.side_by_side(torch.arange(32.0)[:, None], 16)[:, 0]
+    assert torch.equal(two_heads, torch.cat((order, order + 16)))
 
 
 def test_value_embeddings_enter_through_a_gate_between_zero_and_two(train):
@@ -362,13 +376,14 @@ def test_value_embeddings_enter_through_a_gate_between_zero_and_two(train):
     x, ve = torch.randn(1, 1, 48, generator=generator), torch.randn(1, 1, 48, generator=generator)
     with torch.no_grad():  # one position: attention hands its value through
         attention.c_proj.weight.copy_(torch.eye(48))
-        plain = attention(x, None, cos, sin, None)
+        whole = attention_over(None, 1, 48)
+        plain = attention(x, None, cos, sin, whole)
         for weight, gate in ((0.0, 1.0), (1e3, 2.0), (-1e3, 0.0)):
             attention.ve_gate.weight.copy_(weight * x[0, :, :32])
-            torch.testing.assert_close(attention(x, ve, cos, sin, None), plain + gate * ve)
+            torch.testing.assert_close(attention(x, ve, cos, sin, whole), plain + gate * ve)
             far = x.clone()
             far[..., 32:] = 7.0  # the gate reads the first 32 channels only
-            difference = attention(far, ve, cos, sin, None) - attention(far, None, cos, sin, None)
+            difference = attention(far, ve, cos, sin, whole) - attention(far, None, cos, sin, whole)
             torch.testing.assert_close(difference, gate * ve)
 
 
@@ -401,24 +416,7 @@ def test_initial_weights_follow_the_published_scheme(train):
     assert first.item() == pytest.approx(math.log(512), abs=0.01)
 
 
-@pytest.mark.parametrize("num_rows", [1, 100, 128, 300])
-def test_blockwise_loss_and_gradients_equal_plain_cross_entropy_in_float64(train, num_rows):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(num_rows, 16, generator=generator) * 3
-    weight = torch.randn(40, 16, generator=generator)
-    targets = torch.randint(40, (num_rows,), generator=generator)
-    a, b = (t.clone().requires_grad_() for t in (x, weight))
-    loss = train.SoftcappedLoss.apply(a, b, targets, 15.0)
-    (3 * loss).backward()
-    c, d = (t.double().requires_grad_() for t in (x, weight))
-    expected = torch.nn.functional.cross_entropy(15 * torch.tanh(c @ d.T / 15), targets)
-    (3 * expected).backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    torch.testing.assert_close(a.grad.double(), c.grad, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(b.grad.double(), d.grad, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("softcap", [15.0, 100.0])
+@pytest.mark.parametrize("softcap", [15.0, 100.0, 0.0])
 def test_loss_is_the_mean_negative_log_likelihood_of_the_logits(train, softcap):
     config = small_config(train, softcap=softcap)
     model = random_model(train, config)
@@ -426,7 +424,7 @@ def test_loss_is_the_mean_negative_log_likelihood_of_the_logits(train, softcap):
     log_p = torch.log_softmax(model(inputs).double(), dim=-1)
     expected = -log_p.gather(-1, targets[..., None]).mean()
     assert model(inputs, targets).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert model(inputs).abs().max() <= softcap
+    assert not softcap or model(inputs).abs().max() <= softcap
 
 
 def test_bfloat16_products_keep_float32_logits_near_the_float32_ones(train):
@@ -487,6 +485,7 @@ def test_a_model_is_not_loaded_from_weights_of_another_shape(train):
 # --------------------------------------------------------------------------------------------------------- accounting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "parameters", "flops"), [(8, 50_332_176, 239_078_400), (4, 11_534_472, 47_186_688)])
 def test_standard_model_has_the_published_size_and_cost(depth, parameters, flops):
     train = load_train(fake_prepare("standard", 2048))
@@ -572,6 +571,7 @@ def test_adamw_steps_equal_a_float64_reference(train, decay):
             np.testing.assert_allclose(param.numpy(), p, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_whole_optimizer_moves_each_parameter_as_its_group_says(train):
     config = small_config(train)
     model = random_model(train, config)
@@ -654,6 +654,7 @@ def test_warm_up_leaves_no_trace(train, capsys):
     assert all(torch.equal(a, b) for a, b in zip(before, everything(other_model, other_optimizer), strict=True))
 
 
+@pytest.mark.slow
 def test_short_training_lowers_the_loss(train, capsys):
     model, optimizer = start(train)
     result = train.train(model, optimizer, FakeLoader(60, 4, 64), 1)
@@ -796,14 +797,13 @@ chip:             NVIDIA H100"""
 
 def run_main(prepare, monkeypatch, peak_flops=None):
     """stdout of main(), with a machine of a known name."""
-    hardware = types.ModuleType("autoresearch.backends.hardware")
 
-    def detect(allow_accelerator):
+    def detect(allow_accelerator, file):
+        assert file == "train.py"
         assert not allow_accelerator  # the loader put us on the CPU: that is what the summary names
         return SimpleNamespace(backend="cpu", chip="Test Chip", peak_flops=peak_flops)
 
-    hardware.detect = detect
-    monkeypatch.setitem(sys.modules, hardware.__name__, hardware)
+    monkeypatch.setattr("autoresearch.backends.hardware.detect", detect)
     module = load_train(prepare)
     monkeypatch.setattr(module.gc, "freeze", lambda: None)  # this process goes on
     out = io.StringIO()
@@ -837,6 +837,7 @@ def test_main_trains_hands_the_weights_over_and_ends_with_the_summary(monkeypatc
     assert float(said["mfu_percent"]) == pytest.approx(100 * fresh.flops_per_token() * 6 * 128 / 3.0 / 1e12, abs=0.006)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(monkeypatch):
     first, second, other = fake_prepare(), fake_prepare(), fake_prepare()
     other.SEED = 4321
@@ -958,10 +959,11 @@ def test_an_impossible_shape_says_what_to_write(name, value, message):
         train.config_from_hyperparameters(64)
 
 
+@pytest.mark.slow
 def test_importing_trains_nothing_and_an_eager_run_never_loads_the_compiler(tmp_path):
     script = tmp_path / "launch.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}\n"
         "from test_train import *\n"
         "torch.set_num_threads(1)\n"
         "module = load_train(fake_prepare())\n"
@@ -970,7 +972,7 @@ def test_importing_trains_nothing_and_an_eager_run_never_loads_the_compiler(tmp_
         "assert module.train(model, optimizer, FakeLoader(2, 2, 64), 1).num_steps == 2\n"
         "assert 'torch._dynamo' not in sys.modules, 'importing the compiler costs a second of every start-up'\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     broken = fake_prepare()
     broken.make_dataloader = broken.evaluate_bpb = None

@@ -59,6 +59,7 @@ def test_a_provider_without_a_model_is_wrong_usage(tool, given, capsys):
     assert "--model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_is_the_same_program_as_the_verb(make_workspace):
     command = [sys.executable, str(TOOL), "--tag", "t1", "--max-experiments", "0"]
     done = subprocess.run(command, cwd=make_workspace(), capture_output=True, text=True, check=False)

@@ -29,6 +29,7 @@ def started(root: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_it_runs_the_loop_says_how_far_it_is_and_ends_with_the_table(make_workspace):
     root = make_workspace()
     run = started(root, "t1", "--max-experiments", "1")
@@ -42,6 +43,7 @@ def test_it_runs_the_loop_says_how_far_it_is_and_ends_with_the_table(make_worksp
     assert (root / "logs" / "t1" / "agent_loop.log").read_text()
 
 
+@pytest.mark.slow
 def test_stopping_it_stops_the_loop_cleanly_and_leaves_nothing_running(make_workspace):
     root = make_workspace()
     run = started(root, "t1")
@@ -55,6 +57,7 @@ def test_stopping_it_stops_the_loop_cleanly_and_leaves_nothing_running(make_work
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_a_loop_that_cannot_begin_says_why(make_workspace):
     run = started(make_workspace(), "t1", "--seed", "x")
     _, err = run.communicate()
@@ -72,6 +75,7 @@ def test_a_tag_that_is_no_name_is_refused_before_anything_is_made(make_workspace
     assert not (root / "logs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("script") is None, reason="no script(1) to make a terminal")
 def test_in_a_terminal_one_line_moves(make_workspace):
     root = make_workspace()

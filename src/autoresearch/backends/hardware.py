@@ -1,106 +1,67 @@
 """Which device this machine trains on: its name, memory, number types that pay, and peak arithmetic where it is known.
 
-Standard library only; torch is imported by `detect`, and only when an accelerator may be used.
+Standard library only; torch is imported by `detect`, and only when an accelerator may be used. MLX is never imported.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from autoresearch.backends.machine import (
+    GIB,
+    Machine,
+    accelerators_are_hidden,
+    hide_accelerators_environment,
+    read_machine,
+)
+from autoresearch.backends.peak_flops import apple_estimate_of, peak_flops_of
 from autoresearch.hostile_text import one_line
 from autoresearch.vocabulary import UsageError
 
+__all__ = [
+    "BACKEND_VARIABLE",
+    "GIB",
+    "KNOWN_BACKENDS",
+    "Hardware",
+    "Machine",
+    "TorchFound",
+    "accelerators_are_hidden",
+    "choose",
+    "default_preset",
+    "detect",
+    "device_kind",
+    "experiment_file",
+    "file_in_force",
+    "hide_accelerators_environment",
+    "import_torch",
+    "read_machine",
+    "requested_backend",
+]
+
 BACKEND_VARIABLE = "AUTORESEARCH_BACKEND"
-KNOWN_BACKENDS = ("auto", "cuda", "rocm", "xpu", "mps", "cpu")
-GIB = 2.0**30
+KNOWN_BACKENDS = ("auto", "cuda", "rocm", "xpu", "mps", "mlx", "cpu")
+TORCH_FILE, MLX_FILE = "train.py", "train_mlx.py"
 # A "40 GB" card reports 39.4 to 39.6 GiB, so the threshold is in the maker's decimal gigabytes: 37.25 GiB.
 STANDARD_MEMORY_GB = 40e9 / GIB
-
-PEAK_TFLOPS: Mapping[str, float] = {
-    # Hopper and Blackwell, data centre
-    "NVIDIA H100 80GB HBM3": 989.5,
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA H100 NVL": 835.5,
-    "NVIDIA H200": 989.5,
-    "NVIDIA GH200 480GB": 989.5,
-    "NVIDIA B200": 2250.0,
-    # Ampere and Ada, data centre and workstation
-    "NVIDIA A100-SXM4-40GB": 312.0,
-    "NVIDIA A100-SXM4-80GB": 312.0,
-    "NVIDIA A100-PCIE-40GB": 312.0,
-    "NVIDIA A100 80GB PCIe": 312.0,
-    "NVIDIA A40": 149.7,
-    "NVIDIA L4": 121.0,
-    "NVIDIA L40": 181.0,
-    "NVIDIA L40S": 362.0,
-    "NVIDIA RTX 6000 Ada Generation": 363.0,
-    # GeForce: half the fp16-accumulate figure that is often quoted
-    "NVIDIA GeForce RTX 3090": 71.0,
-    "NVIDIA GeForce RTX 4080": 97.5,
-    "NVIDIA GeForce RTX 4090": 165.2,
-    "NVIDIA GeForce RTX 5090": 209.5,
-    # AMD; the two-die MI250 and MI250X show as two devices, so half of the card each
-    "AMD Instinct MI210": 181.0,
-    "AMD Instinct MI250": 181.0,
-    "AMD Instinct MI250X": 191.5,
-    "AMD Instinct MI300A": 980.0,
-    "AMD Instinct MI300X": 1307.0,
-    "AMD Instinct MI325X": 1307.0,
-    "AMD Instinct MI350X": 2300.0,
-    "AMD Radeon PRO W7900": 122.0,
-    "AMD Radeon RX 7900 XT": 103.0,
-    "AMD Radeon RX 7900 XTX": 123.0,
-}
-"""Dense bf16 with fp32 accumulation, in TFLOPS (1e12 per second), by the exact name the driver reports.
-
-Source: the makers' data sheets, without their 2:4 sparsity factor; not measured here. 989.5 is also what the published
-train.py divides by. Lists of earlier ports quote GeForce cards at twice these values (419 for a 5090, 330 for a 4090:
-sparse, or fp16 accumulation), MI325X at 2615 (sparse) and every H100 and H200 at 756 (the PCIe card's). A name that is
-not here, a MIG slice or a virtual function among them, has no peak: a wrong denominator is worse than no MFU.
-"""
-
-APPLE_TFLOPS_ESTIMATE: Mapping[str, float] = {
-    "Apple M1": 2.6,
-    "Apple M1 Pro": 5.2,
-    "Apple M1 Max": 10.4,
-    "Apple M1 Ultra": 20.8,
-    "Apple M2": 3.6,
-    "Apple M2 Pro": 6.8,
-    "Apple M2 Max": 13.6,
-    "Apple M2 Ultra": 27.2,
-    "Apple M3": 3.6,
-    "Apple M3 Pro": 7.0,
-    "Apple M3 Max": 14.2,
-    "Apple M3 Ultra": 28.4,
-    "Apple M4": 3.8,
-    "Apple M4 Pro": 7.6,
-    "Apple M4 Max": 15.2,
-}
-"""Estimates, in TFLOPS, for the fullest version of each chip: always shown as estimates.
-
-Apple publishes no bf16 figure. These follow its fp32 rate, which the GPUs up to M4 are not known to exceed in bf16. A
-list twice as large is also in use; its authors measured 14 where it says 34 (M5 Max), so MFU on Apple silicon orders
-runs on one chip and compares nothing else. M5 is left out: the two sources disagree by 2.4x.
-"""
+_REFERENCE_BLAS_NOTE = (
+    "MLX's CPU build brings a reference BLAS: matrix products measured 12x slower than with OpenBLAS loaded before it"
+)
 
 
 @dataclass(frozen=True)
 class Hardware:
     """The device that trains.
 
-    memory_gb is GiB: the accelerator's own, or the machine's for cpu and mps. cores are the CPU cores this process may
+    memory_gb is GiB: the accelerator's own, or the machine's for cpu, mps and mlx. cores are the CPU cores this process may
     use, whatever the backend. peak_flops is dense bf16 per second, or None where nothing trustworthy is known. dtypes
-    are the number types that pay, fastest first. note says, in one sentence, what the user might not expect.
+    are the number types that pay, fastest first. note says, in one sentence, what the user might not expect. driver is what
+    stands between the framework and the chip, with versions; on_cpu: the arithmetic runs on the CPU's cores.
     """
 
-    backend: str  # "cuda" | "rocm" | "xpu" | "mps" | "cpu"
+    backend: str  # "cuda" | "rocm" | "xpu" | "mps" | "mlx" | "cpu"
     chip: str
     memory_gb: float
     cores: int
@@ -108,24 +69,8 @@ class Hardware:
     dtypes: tuple[str, ...]
     peak_is_estimate: bool = False
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the operating system says without any framework. memory_bytes is physical memory."""
-
-    system: str  # "Linux", "Darwin", ...
-    architecture: str  # "x86_64", "arm64", ...
-    cpu: str
-    cpu_flags: frozenset[str]
-    memory_bytes: int
-    cores: int
-    has_nvidia_smi: bool = False
-    may_have_gpu: bool = True  # False where the kernel shows no accelerator: torch need not be asked
-
-    @property
-    def is_apple_silicon(self) -> bool:
-        return self.system == "Darwin" and self.architecture == "arm64"
+    driver: str = ""
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,19 +81,17 @@ class TorchFound:
     problem: str = ""
 
 
-def detect(allow_accelerator: bool = True) -> Hardware:
+def detect(allow_accelerator: bool = True, *, file: str | None = None) -> Hardware:
     """The device that trains here. With `allow_accelerator=False` it is the CPU, and torch is not imported.
 
-    The environment variable AUTORESEARCH_BACKEND (auto, cuda, rocm, xpu, mps, cpu) narrows the choice; `cuda` is also
-    met by a ROCm build, whose device torch calls cuda.
+    The environment variable AUTORESEARCH_BACKEND (auto, cuda, rocm, xpu, mps, mlx, cpu) narrows the choice; `cuda` is also
+    met by a ROCm build, whose device torch calls cuda. file: the experiment file, where it is known: train.py runs on torch
+    and train_mlx.py on MLX, whatever else is installed.
 
     Raises:
-        UsageError: the variable names no known backend, or one that cannot be used here.
+        UsageError: the variable names no known backend, one that cannot be used here, or one that the file does not run on.
     """
-    requested = requested_backend(os.environ)
-    if not allow_accelerator:
-        requested = "cpu"
-    return choose(read_machine(), import_torch, requested)
+    return choose_for(read_machine(), import_torch, requested_backend(os.environ), allow_accelerator, file)
 
 
 def requested_backend(environment: Mapping[str, str]) -> str:
@@ -164,15 +107,82 @@ def requested_backend(environment: Mapping[str, str]) -> str:
     return name
 
 
-def choose(machine: Machine, find_torch: Callable[[], TorchFound], requested: str = "auto") -> Hardware:
-    """The hardware of `machine`, best first: cuda or rocm, xpu, mps, cpu.
+def experiment_file(backend: str) -> str:
+    """The experiment file that runs on a backend."""
+    return MLX_FILE if backend == "mlx" else TORCH_FILE
 
-    `find_torch` is not called for `cpu`, nor for `auto` where the kernel shows no accelerator: importing torch takes
-    1.6 s, and the orchestrator has no other use for it.
+
+def file_in_force(allow_accelerator: bool = True) -> str:
+    """The experiment file of the backend in force. Neither torch nor MLX is imported for it.
+
+    Raises:
+        UsageError: AUTORESEARCH_BACKEND names no known backend.
+    """
+    is_mlx = mlx_in_force(read_machine(), requested_backend(os.environ), allow_accelerator)
+    return experiment_file("mlx" if is_mlx else "cpu")
+
+
+def mlx_in_force(machine: Machine, requested: str, allow_accelerator: bool = True) -> bool:
+    """Whether MLX trains here unless a file says otherwise.
+
+    `auto` means MLX on Apple silicon where it is installed. On Linux it must be asked for. On a Mac it computes on the GPU,
+    which cannot be hidden from it: where accelerators are not allowed, torch on the CPU is left.
+    """
+    if not allow_accelerator and machine.system == "Darwin":
+        return False
+    return requested == "mlx" or (
+        requested == "auto" and allow_accelerator and machine.is_apple_silicon and machine.mlx_build == "metal"
+    )
+
+
+def choose_for(
+    machine: Machine,
+    find_torch: Callable[[], TorchFound],
+    requested: str,
+    allow_accelerator: bool,
+    file: str | None,
+) -> Hardware:
+    """The hardware that an experiment file trains on; see `detect`.
+
+    Raises:
+        UsageError: as `detect` does.
+    """
+    is_mlx = mlx_in_force(machine, requested, allow_accelerator)
+    if file == MLX_FILE and not is_mlx:
+        if requested not in ("auto", "mlx"):
+            raise UsageError(
+                f"{MLX_FILE} runs on MLX, and {BACKEND_VARIABLE}={requested}", hint=f"export {BACKEND_VARIABLE}=mlx"
+            )
+        if not allow_accelerator and machine.system == "Darwin":
+            raise UsageError(
+                "this contract counts CPU seconds, and MLX on a Mac computes on the GPU, which cannot be hidden from it",
+                hint=f"--contract small   (or --file {TORCH_FILE})",
+            )
+        is_mlx = True
+    if file == TORCH_FILE and is_mlx:
+        if requested == "mlx":
+            raise UsageError(
+                f"{TORCH_FILE} runs on torch, and {BACKEND_VARIABLE}=mlx", hint=f"unset {BACKEND_VARIABLE}"
+            )
+        return choose(machine, find_torch, "mps")
+    if is_mlx:
+        return choose(machine, find_torch, "mlx")
+    if not allow_accelerator:
+        return choose(machine, find_torch, "cpu")
+    return choose(machine, find_torch, requested)
+
+
+def choose(machine: Machine, find_torch: Callable[[], TorchFound], requested: str = "auto") -> Hardware:
+    """The hardware of `machine`, best first: mlx on Apple silicon, cuda or rocm, xpu, mps, cpu.
+
+    `find_torch` is not called for `cpu` and `mlx`, nor for `auto` where the kernel shows no accelerator: importing torch
+    takes 1.6 s, and the orchestrator has no other use for it.
 
     Raises:
         UsageError: `requested` cannot be used; the hint says what to install.
     """
+    if mlx_in_force(machine, requested):
+        return _mlx(machine)
     if requested == "cpu" or (requested == "auto" and not machine.may_have_gpu):
         return _cpu(machine)
     torch = find_torch()
@@ -191,35 +201,24 @@ def choose(machine: Machine, find_torch: Callable[[], TorchFound], requested: st
     return _cpu(machine, note)
 
 
-def device_kind(hw: Hardware) -> str:
-    """Backend and chip, as the fingerprint holds them: results from two kinds of device are never compared."""
+def device_kind(hw: Hardware, blas: str = "") -> str:
+    """Backend and chip, as the fingerprint holds them: results from two kinds of device are never compared.
+
+    blas: name of the library that does MLX's matrix products on a CPU where it is not its own; it changes what a budget
+    buys twelvefold. Kinds that begin with "cpu" are held to the examination's tolerances of a CPU.
+    """
+    if hw.backend == "mlx" and hw.on_cpu:
+        return f"cpu-mlx{f'+{blas}' if blas else ''}:{hw.chip}"
     return f"{hw.backend}:{hw.chip}"
 
 
 def default_preset(hw: Hardware) -> str:
     """The contract to use when the user names none: what the device finishes in its budget and holds in its memory."""
-    if hw.backend == "cpu":
+    if hw.on_cpu or hw.backend == "cpu":
         return "tiny"
     if hw.backend in ("cuda", "rocm") and hw.memory_gb >= STANDARD_MEMORY_GB:
         return "standard"
     return "small"
-
-
-def hide_accelerators_environment() -> dict[str, str]:
-    """Variables that keep a child process off every accelerator that can be hidden.
-
-    CUDA takes an empty list for none. HIP may take an empty value for unset, so it gets an index that does not exist.
-    SYCL is held to CPU devices, since an empty ZE_AFFINITY_MASK may mean all. Apple's GPU cannot be hidden this way:
-    there wall time counts. The CUDA value is the documented one; the AMD and Intel ones were not tried on such
-    machines.
-    """
-    return {
-        "CUDA_VISIBLE_DEVICES": "",
-        "HIP_VISIBLE_DEVICES": "-1",
-        "ROCR_VISIBLE_DEVICES": "",
-        "ONEAPI_DEVICE_SELECTOR": "*:cpu",
-        "ZE_AFFINITY_MASK": "",
-    }
 
 
 def import_torch() -> TorchFound:
@@ -235,47 +234,6 @@ def import_torch() -> TorchFound:
     return TorchFound(torch)
 
 
-def read_machine() -> Machine:
-    """What the operating system of this machine says."""
-    system = platform.system()
-    text = _cpuinfo() if system == "Linux" else ""
-    return Machine(
-        system=system,
-        architecture=platform.machine(),
-        cpu=cpu_name(text) if system == "Linux" else _sysctl("machdep.cpu.brand_string") or _plain_name(),
-        cpu_flags=cpu_flags(text),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        cores=_usable_cores(),
-        has_nvidia_smi=shutil.which("nvidia-smi") is not None,
-        may_have_gpu=system != "Linux" or _kernel_shows_accelerator(Path("/dev")),
-    )
-
-
-def _kernel_shows_accelerator(devices: Path) -> bool:
-    """Whether Linux has a device file of NVIDIA, of AMD's compute driver, of a GPU renderer, or of WSL's GPU bridge."""
-    patterns = ("nvidia[0-9]*", "nvidiactl", "kfd", "dri/renderD*", "dxg")
-    return any(next(devices.glob(pattern), None) is not None for pattern in patterns)
-
-
-def cpu_name(cpuinfo: str) -> str:
-    """The processor's model name in the text of /proc/cpuinfo.
-
-    Arm kernels give no name: there it is the implementer and part number, which tell one core type from another.
-    """
-    fields = _first_fields(cpuinfo)
-    if fields.get("model name"):
-        return one_line(fields["model name"])
-    if "CPU implementer" in fields:
-        return f"{platform.machine()} CPU {fields['CPU implementer']}/{fields.get('CPU part', '?')}"
-    return _plain_name()
-
-
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """The feature flags of the first processor in the text of /proc/cpuinfo (`flags` on x86, `Features` on Arm)."""
-    fields = _first_fields(cpuinfo)
-    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
-
-
 def _accelerator(machine: Machine, torch: TorchFound, requested: str) -> Hardware | None:
     """The best accelerator among those `requested` admits, or None."""
     if torch.module is not None and requested in ("auto", "cuda", "rocm") and torch.module.cuda.is_available():
@@ -286,7 +244,7 @@ def _accelerator(machine: Machine, torch: TorchFound, requested: str) -> Hardwar
         return _xpu(machine, torch.module)
     if requested in ("auto", "mps") and machine.is_apple_silicon:
         if torch.module is None:
-            return _mps(machine, note=f"{torch.problem}: train.py needs pip install 'autoresearch[train]'")
+            return _mps(machine, note=f"{torch.problem}: train.py needs pip install 'autoresearch[mps]'")
         if torch.module.backends.mps.is_available():
             return _mps(machine)
     return None
@@ -298,18 +256,26 @@ def _cuda_or_rocm(machine: Machine, torch: Any) -> Hardware:
     is_rocm = torch.version.hip is not None
     if is_rocm:
         half: tuple[str, ...] = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float16",)
+        driver = _joined(("amdgpu", machine.amd_driver), ("ROCm", torch.version.hip))
     else:
         # Not is_bf16_supported(): it says yes to emulation on Volta and Turing, which is slower than float32.
         capability = torch.cuda.get_device_capability(0)
         half = ("bfloat16",) if capability >= (8, 0) else ("float16",) if capability >= (7, 0) else ()
+        driver = _joined(("NVIDIA", machine.nvidia_driver), ("CUDA", getattr(torch.version, "cuda", None)))
     return Hardware(
         backend="rocm" if is_rocm else "cuda",
         chip=chip,
         memory_gb=properties.total_memory / GIB,
         cores=machine.cores,
-        peak_flops=PEAK_TFLOPS[chip] * 1e12 if chip in PEAK_TFLOPS else None,
+        peak_flops=peak_flops_of(chip),
         dtypes=(*half, "float32"),
+        driver=driver,
     )
+
+
+def _joined(*parts: tuple[str, str | None]) -> str:
+    """ "NVIDIA 550.54.14, CUDA 12.4": the parts whose version is known."""
+    return ", ".join(f"{name} {one_line(version)}".strip() for name, version in parts if version)
 
 
 def _has_xpu(torch: Any | None) -> bool:
@@ -327,21 +293,56 @@ def _xpu(machine: Machine, torch: Any) -> Hardware:
         cores=machine.cores,
         peak_flops=None,
         dtypes=(*half, "float32"),
+        driver=_joined(("Level Zero", getattr(properties, "driver_version", None)), ("", machine.os_version)),
     )
 
 
 def _mps(machine: Machine, note: str = "") -> Hardware:
     """Apple's GPU shares the machine's memory. bf16 needs macOS 14, which every supported torch asks for anyway."""
-    estimate = APPLE_TFLOPS_ESTIMATE.get(machine.cpu)
+    estimate = apple_estimate_of(machine.cpu)
     return Hardware(
         backend="mps",
         chip=machine.cpu,
         memory_gb=machine.memory_bytes / GIB,
         cores=machine.cores,
-        peak_flops=None if estimate is None else estimate * 1e12,
+        peak_flops=estimate,
         dtypes=("bfloat16", "float32"),
         peak_is_estimate=estimate is not None,
         note=note,
+        driver=machine.os_version,
+    )
+
+
+def _mlx(machine: Machine) -> Hardware:
+    """MLX: Apple's GPU on a Mac, the CPU elsewhere.
+
+    Raises:
+        UsageError: it is not installed, cannot be imported, or is its CUDA build, which nothing here was tried on.
+    """
+    if not machine.mlx_build:
+        lacks = "MLX is not installed"
+        if machine.mlx:
+            lacks = f"mlx {machine.mlx} is installed without the package for this machine, and does not import"
+        raise UsageError(f"{BACKEND_VARIABLE}=mlx, but {lacks}", hint="pip install 'autoresearch[mlx]'")
+    if machine.mlx_build == "cuda":
+        raise UsageError(
+            f"mlx {machine.mlx} is the CUDA build, and only MLX on Apple silicon and its CPU build are supported",
+            hint=f"export {BACKEND_VARIABLE}=cuda   (train.py with torch)",
+        )
+    is_metal = machine.mlx_build == "metal"
+    estimate = apple_estimate_of(machine.cpu) if is_metal else None
+    return Hardware(
+        backend="mlx",
+        chip=machine.cpu,
+        memory_gb=machine.memory_bytes / GIB,
+        cores=machine.cores,
+        peak_flops=estimate,
+        # bf16 products on the CPU build go through a plain loop: 12x slower than float32 in OpenBLAS
+        dtypes=("bfloat16", "float32") if is_metal else ("float32",),
+        peak_is_estimate=estimate is not None,
+        note="" if is_metal else _REFERENCE_BLAS_NOTE,
+        driver=_joined(("", machine.os_version), ("MLX", machine.mlx)),
+        on_cpu=not is_metal,
     )
 
 
@@ -356,6 +357,8 @@ def _cpu(machine: Machine, note: str = "") -> Hardware:
         peak_flops=None,
         dtypes=("bfloat16", "float32") if has_bf16 else ("float32",),
         note=note,
+        driver=machine.os_version,
+        on_cpu=True,
     )
 
 
@@ -371,38 +374,3 @@ def _remedy(torch: TorchFound) -> str:
     if torch.module is None:
         return "pip install 'autoresearch[train]'"
     return f"unset {BACKEND_VARIABLE}, or install the torch build for this device, then: autoresearch doctor"
-
-
-def _first_fields(cpuinfo: str) -> dict[str, str]:
-    """`key : value` lines; the first processor's value wins."""
-    fields: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip(), value.strip())
-    return fields
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(errors="replace") if path.is_file() else ""
-
-
-def _sysctl(name: str) -> str:
-    """One value from macOS's sysctl, or an empty string where it cannot be asked."""
-    try:
-        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return one_line(answer.stdout)
-
-
-def _plain_name() -> str:
-    return one_line(platform.processor()) or platform.machine() or "unknown CPU"
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on: a container or taskset may grant fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 class Runtime(Protocol):
     """What the channel needs of an array library. Shapes: B rows, T positions, V tokens."""
 
-    def place(self, tokens: NDArray[np.int64]) -> Any:
-        """Token ids [B, T] on the device, in storage of their own."""
+    def place(self, tokens: NDArray[np.integer]) -> Any:
+        """Token ids [B, T] of any integer type as int64 on the device, in storage of their own."""
 
     def pace(self) -> None:
         """Let at most two steps be in flight, so that queued work cannot outlive the budget."""
@@ -26,8 +26,8 @@ class Runtime(Protocol):
     def synchronize(self) -> None:
         """Wait until the device has done all it was given."""
 
-    def pack(self, state: Mapping[str, Any]) -> bytes:
-        """A state dict as safetensors bytes."""
+    def pack(self, state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+        """A state dict as safetensors bytes; `metadata` goes into the file's header."""
 
     def unpack(self, weights: bytes) -> dict[str, Any]:
         """What `pack` packed, name by name, on the device."""
@@ -57,11 +57,13 @@ class TorchRuntime:
             self.device = torch.device("cpu")
         self._in_flight: deque[Any] = deque()
 
-    def place(self, tokens: NDArray[np.int64]) -> Any:
-        host = self._torch.from_numpy(np.array(tokens, dtype=np.int64))
-        if self.device.type == "cuda":
-            return host.pin_memory().to(self.device, non_blocking=True)
-        return host.to(self.device)
+    def place(self, tokens: NDArray[np.integer]) -> Any:
+        # Widened straight into the memory that is copied from, which torch keeps until the copy is done, or into the
+        # tensor itself on the CPU: one pass over the tokens.
+        is_pinned = self.device.type == "cuda"
+        host = self._torch.empty(tokens.shape, dtype=self._torch.int64, pin_memory=is_pinned)
+        host.numpy()[...] = tokens
+        return host.to(self.device, non_blocking=is_pinned)
 
     def pace(self) -> None:
         if self.device.type == "cuda":
@@ -82,12 +84,12 @@ class TorchRuntime:
         elif self.device.type == "mps":
             self._torch.mps.synchronize()
 
-    def pack(self, state: Mapping[str, Any]) -> bytes:
+    def pack(self, state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
         from safetensors.torch import save
 
         # clones: safetensors refuses tensors that share storage (tied weights), and the referee wants each by name
         plain = {name: value.detach().to("cpu").contiguous().clone() for name, value in state.items()}
-        return bytes(save(plain))
+        return bytes(save(plain, dict(metadata) if metadata else None))
 
     def unpack(self, weights: bytes) -> dict[str, Any]:
         from safetensors.torch import load
@@ -115,7 +117,7 @@ class TorchRuntime:
 class NumpyRuntime:
     """Plain arrays on the CPU."""
 
-    def place(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def place(self, tokens: NDArray[np.integer]) -> NDArray[np.int64]:
         return np.array(tokens, dtype=np.int64)
 
     def pace(self) -> None:
@@ -124,10 +126,11 @@ class NumpyRuntime:
     def synchronize(self) -> None:
         """Nothing is ever in flight."""
 
-    def pack(self, state: Mapping[str, Any]) -> bytes:
+    def pack(self, state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
         from safetensors.numpy import save
 
-        return bytes(save({name: np.ascontiguousarray(value) for name, value in state.items()}))
+        plain = {name: np.ascontiguousarray(value) for name, value in state.items()}
+        return bytes(save(plain, dict(metadata) if metadata else None))
 
     def unpack(self, weights: bytes) -> dict[str, Any]:
         from safetensors.numpy import load
@@ -150,5 +153,11 @@ class NumpyRuntime:
 
 
 def runtime_in_use() -> Runtime:
-    """The runtime of the array library that the experiment file has imported."""
-    return TorchRuntime() if "torch" in sys.modules else NumpyRuntime()
+    """The runtime of the array library that the experiment file has imported; torch where it imported both."""
+    if "torch" in sys.modules:
+        return TorchRuntime()
+    if "mlx.core" in sys.modules:
+        from autoresearch.backends.mlx_runtime import MlxRuntime
+
+        return MlxRuntime()
+    return NumpyRuntime()

@@ -7,8 +7,7 @@ import re
 import statistics
 
 from autoresearch.cli import screen
-from autoresearch.contract.rules import rules_for
-from autoresearch.loop.verdict import noise_of
+from autoresearch.loop.objective import PLAIN, noise_in, objective_of
 from autoresearch.records.ledger import Experiment, Ledger, Session
 from autoresearch.records.tables import result_row
 from autoresearch.report.comparison import Entry, comparison_json, comparison_text
@@ -40,19 +39,13 @@ def compare(options: argparse.Namespace) -> int:
     sessions = {tag: _session(ledger, tag) for tag, _ in chosen}
     is_one_session = len(sessions) == 1
     entries = [_entry(workspace, ledger, sessions[tag], number, short=is_one_session) for tag, number in chosen]
-    noise = {session.fingerprint: _noise(ledger, session) for session in sessions.values()}
+    noise = {session.fingerprint: noise_in(ledger, session).sd for session in sessions.values()}
     groups = compared(entries, noise)
     if options.json:
         screen.print_json({"tags": list(sessions), **comparison_json(groups)})
     else:
         screen.say(comparison_text(groups, screen.width()))
     return 0
-
-
-def _noise(ledger: Ledger, session: Session) -> float:
-    rules = rules_for(session.preset)
-    groups = ledger.score_groups(session.fingerprint)
-    return noise_of(groups, prior=rules.noise_prior, prior_weight=rules.noise_prior_weight).sd
 
 
 def _session(ledger: Ledger, tag: str | None) -> Session:
@@ -114,6 +107,7 @@ def _entry(workspace: Workspace, ledger: Ledger, session: Session, number: int, 
         label=f"{prefix}{number}",
         fingerprint=session.fingerprint,
         preset=session.preset,
+        objective="" if objective_of(session) == PLAIN else objective_of(session),
         status=str(row.status),
         description=row.description,
         source=source,

@@ -191,13 +191,14 @@ def _stop(event: dict[str, Any]) -> int:
     session_id = str(event.get("session_id", ""))
     driving.write_drive(workspace, session_id, replace(drive, tried=standing.judged, idle_stops=idle + 1))
     page = {"model": "program.md", "data": "program_data.md"}[drive.program]
+    files = " or ".join(SCOPES["data"]) if drive.program == "data" else SCOPES[drive.program][0]
     first = "The trial in the background has ended; read its verdict. " if waited else ""
     print(
         json.dumps(
             {
                 "decision": "block",
                 "reason": f"{first}Research on {drive.tag} goes on. Judged so far: {standing.judged}; {standing.left}."
-                f" Do not ask whether to continue. Read `autoresearch history {drive.tag}`, edit {SCOPES[drive.program][0]}"
+                f" Do not ask whether to continue. Read `autoresearch history {drive.tag}`, edit {files}"
                 f" with the next idea, and run `autoresearch try -m '...' --tag {drive.tag} --json` in the foreground"
                 f" ({page}). If that cannot work, say what is in the way.",
             }

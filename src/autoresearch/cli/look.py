@@ -12,13 +12,12 @@ from pathlib import Path
 import psutil
 
 from autoresearch.cli import screen
-from autoresearch.contract.rules import rules_for
 from autoresearch.hostile_text import terminal_line
 from autoresearch.loop import attempt, queue
+from autoresearch.loop.objective import judged_on, noise_in, objective_of
 from autoresearch.loop.opening import session_lock
 from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.settings import Settings, load_settings
-from autoresearch.loop.verdict import Noise, noise_of
 from autoresearch.records.ledger import Experiment, Ledger, Session, TrialRow
 from autoresearch.records.run_report import read_status
 from autoresearch.records.tables import result_row
@@ -45,13 +44,6 @@ def _session(ledger: Ledger, tag: str | None) -> Session:
     return found
 
 
-def _noise(ledger: Ledger, session: Session) -> Noise:
-    rules = rules_for(session.preset)
-    return noise_of(
-        ledger.score_groups(session.fingerprint), prior=rules.noise_prior, prior_weight=rules.noise_prior_weight
-    )
-
-
 def status(options: argparse.Namespace) -> int:
     """How the newest session stands, and whether it runs."""
     workspace, ledger = _open()
@@ -76,10 +68,11 @@ def _status_values(workspace: Workspace, ledger: Ledger, session: Session, setti
     pid = agent.get("pid", "")
     is_number = re.fullmatch(r"[0-9]{1,9}", pid) is not None
     runs = is_number and psutil.pid_exists(int(pid)) and agent.get("phase") != "ended"
-    noise = _noise(ledger, session)
+    noise = noise_in(ledger, session)
     found = summary(screen.rows_of(ledger, session.tag), noise.sd)
     return {
         "session": session.tag,
+        "objective": objective_of(session),
         "state": f"running (process {pid})"
         if runs
         else f"not running; to go on: autoresearch research {session.tag} --resume",
@@ -103,10 +96,10 @@ def history(options: argparse.Namespace) -> int:
     session = _session(ledger, options.tag)
     if options.write:
         _write_again(workspace, ledger, session)
-    noise = _noise(ledger, session).sd
+    noise = noise_in(ledger, session).sd
     rows = screen.rows_of(ledger, session.tag)
     if options.chart:
-        save_chart(rows, Path(options.chart).absolute(), noise, tag=session.tag)
+        save_chart(rows, Path(options.chart).absolute(), noise, tag=session.tag, judged=judged_on(session))
     if options.json:
         for row in rows:
             screen.print_json(asdict(row))
@@ -180,9 +173,17 @@ def _trial_line(row: TrialRow, experiment: Experiment) -> str:
         return f"{row.purpose}, {arm}: {trial.outcome}, {trial.reason}"
     share = "" if trial.cpu_share is None else f", {trial.cpu_share:.0%} of a core"
     return (
-        f"{row.purpose}, {arm}, {row.slice} slice, seed {row.seed}: {trial.val_bpb:.6f} in {trial.num_steps} steps,"
+        f"{row.purpose}, {arm}, {row.slice} slice, seed {row.seed}: {_score_of(trial)} in {trial.num_steps} steps,"
         f" {trial.tok_sec:,.0f} tokens/s{share}, {trial.total_seconds:.1f} s, sealed {trial.sealed}, {_examination_of(trial)}"
         f"{' (disturbed: ' + trial.disturbed + ')' if trial.disturbed else ''}"
+    )
+
+
+def _score_of(trial: Trial) -> str:
+    if trial.objective_bpb is None:
+        return f"{trial.val_bpb:.6f}"
+    return (
+        f"{trial.objective} {trial.objective_bpb:.6f} in {trial.objective_seconds:.1f} s (val_bpb {trial.val_bpb:.6f})"
     )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import math
-from collections.abc import Callable
 
 from autoresearch import __version__
+from autoresearch.cli.flags import Verbs, contract_flags, json_flag, new_verb, scope_flags, seconds, session_flags
+from autoresearch.cli.parser_models import bench_verb, experiment_verb, export_verbs, quantize_verbs
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,59 +28,42 @@ def build_parser() -> argparse.ArgumentParser:
     _look_verbs(verbs)
     _prove_verbs(verbs)
     _compare_verb(verbs)
+    quantize_verbs(verbs)
+    export_verbs(verbs)
+    bench_verb(verbs)
     _hook_verb(verbs)
     return parser
 
 
-Verbs = argparse._SubParsersAction  # argparse has no public name for it
-
-
-def _verb(
-    verbs: Verbs[argparse.ArgumentParser], name: str, target: str, does: str, example: str
-) -> argparse.ArgumentParser:
-    """One verb; `target` is module:function, imported only when the verb is run."""
-    parser = verbs.add_parser(
-        name,
-        help=does,
-        description=does[0].upper() + does[1:] + ".",
-        epilog=f"example: {example}",
-    )
-    parser.set_defaults(run=_later(target))
-    return parser
-
-
-def _later(target: str) -> Callable[[argparse.Namespace], int]:
-    def run(options: argparse.Namespace) -> int:
-        module, function = target.split(":")
-        code: int = getattr(importlib.import_module(f"autoresearch.cli.{module}"), function)(options)
-        return code
-
-    return run
-
-
 def _setup_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    doctor = _verb(
+    doctor = new_verb(
         verbs,
         "doctor",
         "setup:doctor",
         "say what this machine has, what fits it and what is missing",
         "autoresearch doctor",
     )
-    _json(doctor)
-    init = _verb(
+    json_flag(doctor)
+    init = new_verb(
         verbs, "init", "setup:init", "make a new workspace in a git repository of its own", "autoresearch init mylab"
     )
     init.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
-    prepare = _verb(
+    prepare = new_verb(
         verbs, "prepare", "setup:prepare", "get data and tokenizer ready, once", "autoresearch prepare --contract tiny"
     )
-    _contract(prepare)
+    contract_flags(prepare)
+    prepare.add_argument(
+        "--download-workers", type=int, default=4, metavar="N", help="files that are downloaded at once (default: 4)"
+    )
     prepare.add_argument("--force", action="store_true", help="build again even when it is there")
-    _json(prepare)
+    prepare.add_argument(
+        "--stats", action="store_true", help="count what there is: lengths, duplicates, crops, how long an epoch lasts"
+    )
+    json_flag(prepare)
 
 
 def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    train = _verb(
+    train = new_verb(
         verbs,
         "train",
         "work:train",
@@ -89,10 +71,13 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "autoresearch train train.py",
     )
     train.add_argument(
-        "file", metavar="FILE", nargs="?", default="train.py", help="experiment file (default: train.py)"
+        "file", metavar="FILE", nargs="?", help="experiment file (default: that of the backend in force)"
     )
-    _contract(train)
-    attempt = _verb(
+    train.add_argument(
+        "--save", metavar="FOLDER", help="leave a checkpoint there: weights, tokenizer, the file, its score"
+    )
+    contract_flags(train)
+    attempt = new_verb(
         verbs,
         "try",
         "work:try_one",
@@ -100,25 +85,34 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         'autoresearch try -m "halve the batch"',
     )
     attempt.add_argument("-m", "--message", required=True, metavar="TEXT", help="the idea in one line")
+    attempt.add_argument(
+        "--note",
+        default="",
+        metavar="TEXT",
+        help="one line for the person: an idea about files that this session may not edit",
+    )
     attempt.add_argument("--tag", help="session to try in (default: the newest; a new one is begun when there is none)")
     attempt.add_argument(
         "--edit", metavar="FILE", help="try the text of this file (-: standard input) and leave the checkout alone"
     )
     attempt.add_argument(
-        "--wait", type=_seconds, metavar="SECONDS", help="patience while others try (default: as long as it takes)"
+        "--wait", type=seconds, metavar="SECONDS", help="patience while others try (default: as long as it takes)"
     )
+    scope_flags(attempt)
     attempt.add_argument("--experiments", type=int, metavar="N", help="limit of the session: N experiments in all")
     attempt.add_argument("--hours", type=float, metavar="H", help="limit of the session: H hours since it was begun")
-    _session_flags(attempt)
-    _json(attempt)
-    research = _verb(
+    session_flags(attempt)
+    json_flag(attempt)
+    research = new_verb(
         verbs,
         "research",
         "work:research",
         "the night: propose, train, judge, keep or discard, until stopped or a limit is reached",
         "autoresearch research nov21 --experiments 100 --hours 10",
     )
-    research.add_argument("tag", metavar="TAG", help="name of the session; its branch is autoresearch/TAG")
+    research.add_argument(
+        "tag", metavar="TAG", help="name of the session; its branch is autoresearch/TAG, or autoresearch-data/TAG"
+    )
     research.add_argument("--resume", action="store_true", help="go on with a session that was stopped or killed")
     research.add_argument(
         "--committed", action="store_true", help="start from the committed file although the checkout's differs"
@@ -139,14 +133,13 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         metavar="P",
         help="share of a hybrid's experiments that the model proposes (default: 0.3)",
     )
-    research.add_argument("--program", help="what is edited: model")
-    research.add_argument("--file", help="experiment file (default: train.py)")
+    scope_flags(research)
     research.add_argument("--experiments", type=int, metavar="N", help="stop after N experiments of the session")
     research.add_argument("--hours", type=float, metavar="H", help="stop after H hours")
     research.add_argument("--crash-streak", type=int, metavar="N", help="stop after N crashes in a row (default: 8)")
-    _session_flags(research)
-    _json(research)
-    calibrate = _verb(
+    session_flags(research)
+    json_flag(research)
+    calibrate = new_verb(
         verbs,
         "calibrate",
         "work:calibrate",
@@ -157,13 +150,14 @@ def _work_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "tag", metavar="TAG", nargs="?", help="session whose incumbent is repeated (default: the committed train.py)"
     )
     calibrate.add_argument("--repeats", type=int, default=5, metavar="N", help="runs in all (default: 5)")
-    _session_flags(calibrate)
-    _json(calibrate)
+    session_flags(calibrate)
+    json_flag(calibrate)
+    experiment_verb(verbs)
     _mcp_verb(verbs)
 
 
 def _mcp_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    _verb(
+    new_verb(
         verbs,
         "mcp",
         "mcp_server:serve",
@@ -172,18 +166,8 @@ def _mcp_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
-    return value
-
-
 def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    status = _verb(
+    status = new_verb(
         verbs,
         "status",
         "look:status",
@@ -192,19 +176,19 @@ def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     status.add_argument("--tag", help="session (default: the newest)")
     status.add_argument("--watch", action="store_true", help="look again every second until Ctrl-C")
-    _json(status)
-    history = _verb(
+    json_flag(status)
+    history = new_verb(
         verbs, "history", "look:history", "every experiment of a session, with a chart", "autoresearch history nov21"
     )
     history.add_argument("tag", metavar="TAG", nargs="?", help="session (default: the newest)")
     history.add_argument("--write", action="store_true", help="write tables and snapshots again from the ledger")
     history.add_argument("--chart", metavar="FILE", help="also save the chart as PNG")
-    _json(history)
-    show = _verb(verbs, "show", "look:show", "one experiment in full", "autoresearch show 7")
+    json_flag(history)
+    show = new_verb(verbs, "show", "look:show", "one experiment in full", "autoresearch show 7")
     show.add_argument("number", metavar="N", type=int)
     show.add_argument("--tag", help="session (default: the newest)")
-    _json(show)
-    diff = _verb(
+    json_flag(show)
+    diff = new_verb(
         verbs, "diff", "look:diff", "what experiment N changed, or how M differs from N", "autoresearch diff 3 7"
     )
     diff.add_argument("number", metavar="N", type=int)
@@ -213,7 +197,7 @@ def _look_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _prove_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    redteam = _verb(
+    redteam = new_verb(
         verbs,
         "redteam",
         "prove:redteam",
@@ -233,11 +217,11 @@ def _prove_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help="each cheat 3 times and each control 20 times, slow ones too, and detection rates: half an hour or more",
     )
     redteam.add_argument("--list", action="store_true", help="say what there is, and run nothing")
-    _json(redteam)
+    json_flag(redteam)
 
 
 def _compare_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    compare = _verb(
+    compare = new_verb(
         verbs,
         "compare",
         "compare:compare",
@@ -252,11 +236,11 @@ def _compare_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     compare.add_argument("--last", type=int, metavar="N", help="the last N experiments, beside the incumbent they met")
     compare.add_argument("--tag", help="session that plain numbers mean (default: the newest)")
-    _json(compare)
+    json_flag(compare)
 
 
 def _hook_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    hook = _verb(
+    hook = new_verb(
         verbs,
         "hook",
         "hook:hook",
@@ -269,39 +253,3 @@ def _hook_verb(verbs: Verbs[argparse.ArgumentParser]) -> None:
         choices=("begin", "scope", "shell", "preflight", "stop"),
         help="begin, scope, shell, preflight or stop",
     )
-
-
-def _contract(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--contract", metavar="P", help="preset: tiny, small, standard, long, smoke (default: what fits this machine)"
-    )
-    parser.add_argument(
-        "--dataset", metavar="D", help="corpus: embedded, climbmix, tinystories (default: the contract's)"
-    )
-
-
-def _session_flags(parser: argparse.ArgumentParser) -> None:
-    _contract(parser)
-    parser.add_argument(
-        "--seed", type=int, metavar="S", help="of the session; every trial's seed comes from it (default: 0)"
-    )
-    parser.add_argument(
-        "--calibration", type=int, metavar="N", help="runs of the baseline that measure noise first (default: 3)"
-    )
-    parser.add_argument("--keep-probability", type=float, metavar="P", help="how sure a keep must be (default: 0.8)")
-    parser.add_argument(
-        "--max-pairs", type=int, metavar="N", help="most repeats of one idea beside the incumbent (default: 3)"
-    )
-    parser.add_argument(
-        "--refresh-every", type=int, metavar="N", help="re-run the incumbent after N experiments (default: 8)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of a candidate (default: 1)")
-    parser.add_argument(
-        "--sandbox",
-        metavar="KIND",
-        help="auto, bubblewrap, landlock, sandbox-exec or none (default: auto, the strongest that works here)",
-    )
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="JSON lines for machines")

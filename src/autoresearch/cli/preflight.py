@@ -1,4 +1,4 @@
-"""What can be said of an edited experiment file without running it: does it parse, import what exists, and divide."""
+"""What can be said of an edited surface file without running it: does it parse, import what exists, and fit together."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from autoresearch.contract.rules import PRESETS
+from autoresearch.proposers import data_space
 from autoresearch.proposers.constants import Scalar, defines_function, read_constants
+from autoresearch.proposers.dimension import Dimension
 from autoresearch.proposers.novelty import parse_program
 from autoresearch.vocabulary import AutoresearchError
 from autoresearch.workspace import Workspace, banner_for
 
 # What `from prepare import ...` offers in a trial; a test compares it with contract/channel.py.
-OFFERED = frozenset({"MAX_SEQ_LEN", "TIME_BUDGET", "SEED", "PRESET", "Tokenizer", "make_dataloader", "evaluate_bpb"})
+OFFERED = frozenset(
+    {"MAX_SEQ_LEN", "TIME_BUDGET", "SEED", "PRESET", "MAX_DEVICE_BATCH_SIZE"}
+    | {"Tokenizer", "make_dataloader", "evaluate_bpb"}
+)
 _OWN_MODULES = frozenset({"prepare", "data_sources"})
+# What each file of a data recipe must go on defining: the trial and prepare.py call them by these names.
+RECIPE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "prepare.py": ("build", "feed"),
+    "data_sources.py": ("keep", "clean", "quality", "weights"),
+}
+_BYTES_AND_SPECIALS = 260
+_LIBRARY = "autoresearch.recipes"  # the only part of this package that a recipe imports
 
 
 def findings(workspace: Workspace, name: str, preset: str | None) -> list[str]:
@@ -30,6 +42,8 @@ def findings(workspace: Workspace, name: str, preset: str | None) -> list[str]:
     except SyntaxError as error:
         return [f"line {error.lineno or 0}: {error.msg}"]
     found = list(_imports(tree, set(_imported(_committed_tree(workspace, name)))))
+    if name in RECIPE_NAMES:
+        found += _recipe(source, tree, name)
     if name.startswith("train"):
         found += _experiment(source, preset)
     first = source.split("\n", 1)[0]
@@ -69,6 +83,24 @@ def _imports(tree: ast.Module, known: set[str]) -> Iterator[str]:
                     yield f"from prepare import {alias.name}: a trial offers only {', '.join(sorted(OFFERED))}"
 
 
+def _recipe(source: str, tree: ast.Module, name: str) -> Iterator[str]:
+    """What is wrong with a file of a data recipe."""
+    yield from (f"{gone}() is gone: it is called by that name" for gone in _gone(source, RECIPE_NAMES[name]))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    main = {"autoresearch.cli", "autoresearch.contract.standalone"} if name == "prepare.py" else set()
+    for module in sorted(modules - main):
+        is_ours = module == "autoresearch" or module.startswith("autoresearch.")
+        if is_ours and module != _LIBRARY and not module.startswith(f"{_LIBRARY}."):
+            yield f"import {module}: of this package a recipe may import {_LIBRARY} and nothing else"
+    literals = read_constants(source, "").literals
+    yield from unfit_settings({key: literal.value for key, literal in literals.items()})
+
+
+def _gone(source: str, names: tuple[str, ...]) -> Iterator[str]:
+    return (name for name in names if not defines_function(source, name))
+
+
 def _experiment(source: str, preset: str | None) -> Iterator[str]:
     if not defines_function(source, "load_model"):
         yield "load_model(weights) is gone: before a keep, a fresh process rebuilds the model with it"
@@ -103,3 +135,40 @@ def _indivisible(values: Mapping[str, Scalar], seq_len: int) -> Iterator[str]:
 def _whole(values: Mapping[str, Scalar], name: str) -> int | None:
     value = values.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def unfit_settings(values: Mapping[str, Scalar]) -> Iterator[str]:
+    """What the library of recipes would refuse among the constants of a data recipe, before it is run."""
+    for name in ("DUPLICATES", "ORDER", "QUALITY"):
+        known = data_space.infer(name, seq_len=1, vocab_size=260)
+        if name in values and isinstance(known, Dimension) and values[name] not in known.rungs:
+            yield f"{name} {values[name]!r} is none of {', '.join(map(str, known.rungs))}"
+    for name in ("MAX_REPEATED_LINES", "MAX_REPEATED_NGRAMS", "LATE_FROM"):
+        if not 0 <= _number(values, name, 1.0) <= 1:
+            yield f"{name} {values[name]!r} is no share from 0 to 1"
+    if not 0 < _number(values, "NEAR_DUPLICATE", 1.0) <= 1:
+        yield f"NEAR_DUPLICATE {values['NEAR_DUPLICATE']!r} is no similarity above 0 and up to 1"
+    shortest, longest = _number(values, "MIN_CHARACTERS", 0.0), _number(values, "MAX_CHARACTERS", 0.0)
+    if longest and shortest > longest:
+        yield f"no document has at least {shortest:g} and at most {longest:g} characters"
+    vocabulary = _number(values, "VOCAB_SIZE", 0.0)
+    if vocabulary and vocabulary < _BYTES_AND_SPECIALS:
+        yield f"VOCAB_SIZE {vocabulary:g} is less than {_BYTES_AND_SPECIALS}: 256 bytes and 4 specials"
+    yield from _unfit_tiers(values)
+
+
+def _unfit_tiers(values: Mapping[str, Scalar]) -> Iterator[str]:
+    tiers = _number(values, "NUM_TIERS", 1.0)
+    for owner in ("TIER_WEIGHTS", "LATE_TIER_WEIGHTS"):
+        weights = [_number(values, name, 0.0) for name in values if name.startswith(f"{owner}[")]
+        if not weights:
+            continue
+        if not 1 <= tiers <= len(weights):
+            yield f"NUM_TIERS {tiers:g} is not between 1 and {len(weights)}, the number of {owner}"
+        elif min(weights) < 0 or not sum(weights[: int(tiers)]) > 0:
+            yield f"{owner} must be 0 or more, and one of the first {tiers:g} above 0"
+
+
+def _number(values: Mapping[str, Scalar], name: str, otherwise: float) -> float:
+    value = values.get(name, otherwise)
+    return otherwise if isinstance(value, str) else float(value)

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from autoresearch.contract.rules import Clock
 from autoresearch.hostile_text import json_text, terminal_block, terminal_line
+from autoresearch.loop.objective import judged_on, objective_of
 from autoresearch.loop.orders import Glimpse
 from autoresearch.loop.session import ResearchSession
 from autoresearch.records.ledger import Ledger, now
@@ -40,7 +41,7 @@ def width() -> int:
 
 
 def rows_of(ledger: Ledger, tag: str) -> list[Row]:
-    """The session's experiments as the report shows them: val_bpb is the estimated mean."""
+    """The session's experiments as the report shows them: val_bpb is the estimated mean of what is judged."""
     return [
         Row(
             experiment=row.experiment,
@@ -157,6 +158,7 @@ class Screen:
             "message": message,
             "tag": session.tag,
             "sealed": session.arena.seal.level,
+            "objective": objective_of(session.session),
             "experiment": experiment,
             **{name: counts[name] for name in ("incumbent_val_bpb", "keeps", "discards", "crashes")},
         }
@@ -176,8 +178,10 @@ def print_session(
 ) -> None:
     """The end of a session, for people: table, chart, sums, and where everything lies."""
     rows = rows_of(ledger, tag)
-    say(f"\n{table(rows, width())}\n")
-    print(for_encoding(terminal_chart(rows, width=min(100, width())), sys.stdout.encoding))  # its colours are ours
+    judged = judged_in(ledger, tag)
+    say(f"\n{table(rows, width(), judged=judged)}\n")
+    # its colours are ours
+    print(for_encoding(terminal_chart(rows, width=min(100, width()), judged=judged), sys.stdout.encoding))
     found = summary(rows, noise)
     if found["gain_bpb"] is not None:
         over = (
@@ -201,10 +205,16 @@ def print_session(
     ]
     if png:
         try:
-            places.insert(0, ("chart", str(save_chart(rows, workspace.chart_path, noise, tag=tag))))
+            places.insert(0, ("chart", str(save_chart(rows, workspace.chart_path, noise, tag=tag, judged=judged))))
         except AutoresearchError as error:
             places.insert(0, ("chart", f"not drawn: {error.message} ({error.hint})"))
     say("\n" + "\n".join(f"{name:>10}  {terminal_line(where)}" for name, where in places))
+
+
+def judged_in(ledger: Ledger, tag: str) -> str:
+    """What the session's scores are: val_bpb, or the name of its objective."""
+    session = ledger.session(tag)
+    return judged_on(session) if session else "val_bpb"
 
 
 def ledger_branch(ledger: Ledger, tag: str) -> str:

@@ -15,11 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autoresearch.backends.blas import load_blas
+from autoresearch.backends.hardware import MLX_FILE, detect
 from autoresearch.cli import screen
+from autoresearch.cli.objectives import objective_named
 from autoresearch.cli.screen import Screen
 from autoresearch.hostile_text import why_not_a_file
 from autoresearch.loop import attempt, minds, opening, queue
 from autoresearch.loop import research as loop
+from autoresearch.loop.objective import judged_on, objective_of
 from autoresearch.loop.session import ResearchSession, Stopped
 from autoresearch.loop.settings import Settings, known_settings, load_settings
 from autoresearch.records.ledger import Experiment, Ledger
@@ -34,7 +38,7 @@ from autoresearch.workspace import Workspace, open_workspace
 def settings_for(workspace: Workspace, options: argparse.Namespace) -> Settings:
     """Settings in force: the workspace's table, then the environment, then this command's flags."""
     flags = {name: getattr(options, name) for name in known_settings() if hasattr(options, name)}
-    return load_settings(workspace.settings(), os.environ, flags)
+    return opening.with_file_in_force(load_settings(workspace.settings(), os.environ, flags), workspace)
 
 
 def _ledger_to_write(workspace: Workspace) -> Ledger:
@@ -51,9 +55,9 @@ def _ledger_to_write(workspace: Workspace) -> Ledger:
 def train(options: argparse.Namespace) -> int:
     """One unsealed run in this process."""
     workspace = open_workspace()
-    path = Path(options.file).absolute()
+    path = Path(options.file).absolute() if options.file else _file_by_hand(workspace, options.contract)
     if not path.is_file():
-        raise UsageError(f"no file {options.file}", hint="autoresearch train train.py")
+        raise UsageError(f"no file {options.file or path}", hint="autoresearch train train.py")
     workspace.settings()  # a pyproject.toml that cannot be read is told before the script meets it
     if not (workspace.root / "prepare.py").is_file():
         raise UsageError(
@@ -64,11 +68,29 @@ def train(options: argparse.Namespace) -> int:
         os.environ["AUTORESEARCH_CONTRACT"] = options.contract
     if options.dataset:
         os.environ["AUTORESEARCH_DATASET"] = options.dataset
+    if options.num_shards is not None:
+        os.environ["AUTORESEARCH_NUM_SHARDS"] = str(options.num_shards)
+    if options.save:
+        os.environ["AUTORESEARCH_SAVE"] = str(Path(options.save).absolute())
     os.chdir(workspace.root)
     sys.path.insert(0, str(workspace.root))  # where `prepare` is
     sys.argv = [str(path)]
+    if path.name == MLX_FILE and sys.platform == "linux":
+        chosen = Settings(blas=str(os.environ.get("AUTORESEARCH_BLAS") or workspace.settings().get("blas", "auto")))
+        blas = opening.blas_for(chosen, detect(allow_accelerator=False, file=MLX_FILE))
+        if blas is not None:
+            load_blas(blas)  # before the script imports mlx
     runpy.run_path(str(path), run_name="__main__")
+    if options.save:
+        screen.say(f"checkpoint: {options.save}   (next: autoresearch sample {options.save})")
     return 0
+
+
+def _file_by_hand(workspace: Workspace, contract: str | None) -> Path:
+    """The experiment file of the backend in force, under the contract that is named or set in the workspace."""
+    named = contract or os.environ.get("AUTORESEARCH_CONTRACT") or workspace.settings().get("contract")
+    settings = Settings(contract=str(named) if named else None)
+    return workspace.root / opening.with_file_in_force(settings, workspace).entry
 
 
 def research(options: argparse.Namespace) -> int:
@@ -88,17 +110,33 @@ def research(options: argparse.Namespace) -> int:
             settings,
             options.tag,
             preset=ground.rules.preset,
-            entry=row.entry if options.resume else settings.file,
+            entry=row.entry if options.resume else settings.entry,
             stop=stop,
             say=shown.note,
         )
         if not options.resume:
-            row = opening.begin(workspace, ledger, settings, ground, options.tag, committed=options.committed)
+            objective_named(settings.objective)
+            try:
+                row = opening.begin(
+                    workspace,
+                    ledger,
+                    settings,
+                    ground,
+                    options.tag,
+                    committed=options.committed,
+                    say=shown.note,
+                    stop=stop,
+                )
+            except Stopped:
+                return _nothing_begun(options.tag)
         opening.refuse_checked_out(workspace, row)
-        session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
+        objective = objective_named(objective_of(row))
+        session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop, objective)
         shown.bind(session)
         for name, value in opening.describe(row, ground, settings, workspace):
             shown.note(f"{name:>11}  {value}")
+        for line in opening.fit_changes(row, ground, settings):
+            shown.note(line)
         for line in session.recover():
             shown.note(f"found: {line}")
         try:
@@ -107,6 +145,11 @@ def research(options: argparse.Namespace) -> int:
             shown.live.close()
         shown.end(session, why)
     return _finish(ledger, workspace, session, why, as_json=options.json)
+
+
+def _nothing_begun(tag: str) -> int:
+    print(f"stopped while this machine was measured; session {tag} was not begun", file=sys.stderr)
+    return 130
 
 
 def _finish(ledger: Ledger, workspace: Workspace, session: ResearchSession, why: str, *, as_json: bool) -> int:
@@ -133,21 +176,29 @@ def try_one(options: argparse.Namespace) -> int:
         attempt.check_limits(ledger, begun, attempt.limits_of(ledger, begun, settings))
     edit = attempt.read_edit(workspace, ledger, begun, settings, _given_text(options.edit))
     with queue.turn(workspace, tag, seconds=options.wait, on_wait=_say_waiting):
-        if ledger.session(tag):
-            row, ground = opening.resume(workspace, ledger, settings, tag)
-        else:
-            ground = opening.find_ground(settings)
-            # the edit is what is tried; the session starts from what is committed
-            row = opening.begin(workspace, ledger, settings, ground, tag, committed=True)
-        limits = attempt.limits_of(ledger, row, settings)
         shown = _StatusOnly() if options.json else Screen(as_json=False)
         with interruptible() as stop:
-            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            if ledger.session(tag):
+                row, ground = opening.resume(workspace, ledger, settings, tag)
+            else:
+                objective_named(settings.objective)
+                ground = opening.find_ground(settings)
+                try:  # the edit is what is tried; the session starts from what is committed
+                    row = opening.begin(
+                        workspace, ledger, settings, ground, tag, committed=True, say=shown.note, stop=stop
+                    )
+                except Stopped:
+                    return _nothing_begun(tag)
+            limits = attempt.limits_of(ledger, row, settings)
+            objective = objective_named(objective_of(row))
+            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop, objective)
             shown.bind(session)
+            for line in opening.fit_changes(row, ground, settings):
+                shown.note(line)
             for line in session.recover():
                 shown.note(f"found: {line}")
             try:
-                done = attempt.try_edit(session, options.message, edit, limits)
+                done = attempt.try_edit(session, options.message, edit, limits, note=options.note)
             except Stopped:
                 shown.live.close()
                 print(f"stopped; to go on: autoresearch try -m '...' --tag {tag}", file=sys.stderr)
@@ -157,7 +208,7 @@ def try_one(options: argparse.Namespace) -> int:
                 shown.live.close()
             shown.agent_status(session, "ended", done.experiment.proposal.description, done.experiment.number)
             answer = attempt.answer_of(session, done, called, limits)
-    _print_concluded(done.experiment, answer, as_json=options.json)
+    _print_concluded(done.experiment, answer, judged_on(row), as_json=options.json)
     return 0
 
 
@@ -198,11 +249,11 @@ def _say_waiting(why: str) -> None:
     screen.say(f"waiting for the turn: {why}", stream=sys.stderr)
 
 
-def _print_concluded(experiment: Experiment, answer: Mapping[str, Any], *, as_json: bool) -> None:
+def _print_concluded(experiment: Experiment, answer: Mapping[str, Any], judged: str, *, as_json: bool) -> None:
     if as_json:
         screen.print_json(answer)
     else:
-        screen.say("\n".join([loop.one_line_of(experiment), *attempt.lines_of(answer)]))
+        screen.say("\n".join([loop.one_line_of(experiment, judged), *attempt.lines_of(answer)]))
 
 
 def calibrate(options: argparse.Namespace) -> int:
@@ -214,14 +265,23 @@ def calibrate(options: argparse.Namespace) -> int:
     ledger = _ledger_to_write(workspace)
     tag = options.tag or f"noise-{workspace.repository.head()[:7]}"
     with opening.session_lock(workspace, tag):
-        if ledger.session(tag) or options.tag:
-            row, ground = opening.resume(workspace, ledger, settings, tag)
-        else:
-            ground = opening.find_ground(settings)
-            row = opening.begin(workspace, ledger, settings, ground, tag, committed=True)
         shown = Screen(as_json=options.json)
         with interruptible() as stop:
-            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop)
+            if ledger.session(tag) or options.tag:
+                row, ground = opening.resume(workspace, ledger, settings, tag)
+            else:
+                objective_named(settings.objective)
+                ground = opening.find_ground(settings)
+                try:
+                    row = opening.begin(
+                        workspace, ledger, settings, ground, tag, committed=True, say=shown.note, stop=stop
+                    )
+                except Stopped:
+                    return _nothing_begun(tag)
+            for line in opening.fit_changes(row, ground, settings):
+                shown.note(line)
+            objective = objective_named(objective_of(row))
+            session = opening.session_on(workspace, ledger, row, ground, settings, shown, stop, objective)
             shown.bind(session)
             session.recover()
             try:
@@ -253,7 +313,7 @@ def calibrate(options: argparse.Namespace) -> int:
             else f"{noise.measured:.4f} from {noise.degrees} degrees of freedom"
         )
         print(
-            f"mean val_bpb {estimate.mean:.4f} of {commit[:10]}; noise of one run: measured {measured}, pooled with the prior {noise.sd:.4f}"
+            f"mean {judged_on(row)} {estimate.mean:.4f} of {commit[:10]}; noise of one run: measured {measured}, pooled with the prior {noise.sd:.4f}"
         )
     return 0
 

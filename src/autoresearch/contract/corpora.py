@@ -1,7 +1,8 @@
 """What text there is: the embedded corpus and folders of parquet shards, read as a stream of documents.
 
 A corpus has training shards and three slices of validation text. A shard is a parquet file with a string column
-`text`, one document a row. Nothing here downloads: larger corpora are shards that lie in the cache.
+`text`, one document a row; a training shard holds no validation document. Nothing here downloads: `sources` puts shards
+into the cache, and says in a record beside them (`contract.shard_record`) which there are and what they must hold.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,38 +18,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from autoresearch.contract.dataset_names import (
+    EMBEDDED,
+    DatasetName,
+    canonical,
+    dataset_dir,
+    parse_dataset,
+    prepare_command,
+)
+from autoresearch.contract.shard_record import ALL_SHARDS, check_size, read_record
 from autoresearch.vocabulary import DataCorrupt, DataMissing, Slice, UsageError
 
-EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "autoresearch_corpus"
 MANIFEST_FORMAT = 1
 _REINSTALL = "pip install --force-reinstall --no-deps autoresearch (in a clone of the repository: pip install -e .)"
-_SHARD_NAME = re.compile(r"shard_\d{5}\.parquet")
 _HASH_CHUNK = 1 << 20  # bytes
+_hashed: dict[tuple[str, int, int, int, int], str] = {}
 
 
 class CorpusKind(StrEnum):
     """Where a corpus comes from."""
 
     EMBEDDED = "embedded"  # in the package, its files pinned by a manifest
-    SHARDS = "shards"  # a folder in the cache that the user fills
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A known folder of shards: which of them is the validation text, and the contract that asks for it.
-
-    `validation_shard` None means: the last one of those present.
-    """
-
-    contract: str
-    validation_shard: str | None = None
-
-
-DATASETS: Mapping[str, Dataset] = {
-    "climbmix": Dataset(contract="standard", validation_shard="shard_06542.parquet"),  # pinned by the benchmark
-    "tinystories": Dataset(contract="small"),
-}
+    SHARDS = "shards"  # a folder in the cache, its files pinned by a record
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,9 @@ class Span:
 class Corpus:
     """Training text and three slices of validation text.
 
-    `train_shards` are sorted by name. `pinned` holds the sha256 that a file must have, where a manifest says so.
+    `train_shards` are in order and hold training text only: a recipe may be given them file by file. `pinned` holds the
+    sha256 that each file must have. `num_shards` is how many of the source's training files they come from, None where
+    that is no choice.
     """
 
     name: str
@@ -74,6 +67,7 @@ class Corpus:
     validation: Mapping[Slice, Span]
     pinned: Mapping[Path, str]
     hint: str  # what to type when a file of this corpus is damaged
+    num_shards: int | None = None
 
     def train_documents(self) -> Iterator[str]:
         """Every training document once, shard by shard.
@@ -82,7 +76,23 @@ class Corpus:
             DataCorrupt, DataMissing: as `read_documents`.
         """
         for shard in self.train_shards:
-            yield from read_documents(shard, hint=self.hint)
+            yield from self.shard_documents(shard)
+
+    def shard_documents(self, shard: Path) -> Iterator[str]:
+        """The documents of one training shard, in the order of the file.
+
+        Raises:
+            DataCorrupt, DataMissing: as `read_documents`.
+        """
+        return read_documents(shard, hint=self.hint)
+
+    def shard_sha256(self, shard: Path) -> str:
+        """sha256 of one training shard's file, in hex.
+
+        Raises:
+            DataCorrupt, DataMissing: as `train_sha256`.
+        """
+        return self._file_sha256(shard)
 
     def validation_documents(self, part: Slice) -> Iterator[str]:
         """The documents of one slice, in the order of the file.
@@ -161,25 +171,19 @@ def cache_root() -> Path:
         raise UsageError("no home directory for the cache", hint="export AUTORESEARCH_CACHE=/some/folder") from error
 
 
-def shards_dir(name: str, root: Path) -> Path:
-    """The folder that holds the shards of the dataset `name`."""
-    return root / name / "shards"
+def open_corpus(dataset: str, root: Path, *, num_shards: int | None = None) -> Corpus:
+    """The corpus of that dataset in the cache `root`. Looks at names and sizes, reads no training text.
 
-
-def open_corpus(name: str, root: Path) -> Corpus:
-    """The corpus of that name; `root` is the cache root. Looks at names and sizes, reads no training text.
+    num_shards: training files of the source; None is as many as were prepared last, -1 all there are.
 
     Raises:
-        UsageError: no such corpus; the message names the known ones.
-        DataMissing: the package, a shard or the folder is not there; the message says what to put where.
-        DataCorrupt: a file of the embedded corpus has the wrong size, or the validation shard cannot be read.
+        UsageError: no such dataset; the message names the known ones.
+        DataMissing: the package, a shard or the folder is not there; the hint is the command that gets it.
+        DataCorrupt: a file has the wrong size, or a record cannot be read.
     """
-    if name == EMBEDDED:
+    if dataset == EMBEDDED:
         return _open_embedded()
-    if name not in DATASETS:
-        known = ", ".join((EMBEDDED, *DATASETS))
-        raise UsageError(f"unknown dataset {name!r}; known: {known}", hint="autoresearch prepare --contract tiny")
-    return _open_shards(name, shards_dir(name, root))
+    return _open_shards(parse_dataset(dataset), root, num_shards)
 
 
 def transfer_documents() -> Iterator[str]:
@@ -195,6 +199,9 @@ def transfer_documents() -> Iterator[str]:
 def file_sha256(path: Path, *, hint: str = "") -> str:
     """sha256 of a file's content in hex, a mebibyte at a time.
 
+    A file that this process has hashed is not read again while its inode, size and time of change stay: `prepare` asks
+    for the same hashes when it looks for damage, when it names the corpus and when it writes them down.
+
     Raises:
         DataMissing: there is no such file.
         DataCorrupt: the disk cannot read it.
@@ -202,13 +209,18 @@ def file_sha256(path: Path, *, hint: str = "") -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            if key in _hashed:
+                return _hashed[key]
             while chunk := stream.read(_HASH_CHUNK):
                 digest.update(chunk)
     except FileNotFoundError as error:
         raise DataMissing(f"no file {path}", hint=hint or _refetch(path)) from error
     except OSError as error:
         raise DataCorrupt(f"cannot read {path}: {error.strerror}", hint=hint or _refetch(path)) from error
-    return digest.hexdigest()
+    _hashed[key] = digest.hexdigest()
+    return _hashed[key]
 
 
 def num_documents(path: Path, *, hint: str = "") -> int:
@@ -347,23 +359,27 @@ def _embedded_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path
 # ---- folders of shards -----------------------------------------------------------------------------------------------
 
 
-def _open_shards(name: str, folder: Path) -> Corpus:
-    dataset = DATASETS[name]
-    prepare = f"autoresearch prepare --contract {dataset.contract}"
-    wanted = "parquet files shard_00000.parquet, shard_00001.parquet, … with a string column `text`"
-    shards = sorted(p for p in folder.glob("shard_*.parquet") if _SHARD_NAME.fullmatch(p.name))
-    if not shards:
-        raise DataMissing(f"no shards of {name}: fill {folder} with {wanted}", hint=prepare)
-    validation_path = folder / (dataset.validation_shard or shards[-1].name)
-    if validation_path not in shards:
-        raise DataMissing(f"no validation shard of {name}: put {validation_path.name} into {folder}", hint=prepare)
-    train = tuple(shard for shard in shards if shard != validation_path)
-    if not train:
+def _open_shards(name: DatasetName, root: Path, num_shards: int | None) -> Corpus:
+    dataset = canonical(name)
+    folder = dataset_dir(dataset, root)
+    record = read_record(folder)
+    command = prepare_command(dataset, num_shards=num_shards)
+    if record is None or not record.num_shards:
+        raise DataMissing(f"no shards of {dataset} in {folder}", hint=command)
+    wanted = record.num_shards if num_shards is None else num_shards
+    if wanted == ALL_SHARDS:
+        wanted = record.num_files
+    chosen = record.first(wanted)
+    if chosen is None:
         raise DataMissing(
-            f"no training shards of {name} beside {validation_path.name}: fill {folder} with {wanted}", hint=prepare
+            f"{record.num_ready} of the {wanted} training files of {dataset} that are wanted are there", hint=command
         )
-    hint = f"put a whole copy of that file into {folder}, then: {prepare}"
-    return Corpus(name, CorpusKind.SHARDS, train, _thirds(validation_path, hint), {}, hint)
+    for shard in (*chosen, record.validation):
+        check_size(folder, shard, hint=command)
+    pinned = {folder / shard.file: shard.sha256 for shard in (*chosen, record.validation)}
+    train = tuple(folder / shard.file for shard in chosen)
+    validation = _thirds(folder / record.validation.file, command)
+    return Corpus(dataset, CorpusKind.SHARDS, train, validation, pinned, command, wanted)
 
 
 def _thirds(path: Path, hint: str) -> dict[Slice, Span]:

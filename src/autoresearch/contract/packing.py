@@ -13,7 +13,7 @@ tokens from over-long documents rises from .07 to .45; with the oldest first .26
 late, and the share of tokens goes from .40 (first 3,000 rows) to .47 - .53, where it stays.
 
 Cost. Two binary searches over sorted keys per document, O(log n); taking one out of a list of a thousand keys moves at
-most 8 KB. 187 million tokens per CPU second against 4.3 of a scan of the buffer (benchmarks/packing.py, one core).
+most 8 KB. 111 million tokens per CPU second against 2.5 of a scan of the buffer (benchmarks/packing.py, beside another program).
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Packer:
         self._documents: dict[int, Tokens] = {}  # by serial: what is left of it
         self._waiting: deque[int] = deque()  # serials by age; those already gone are skipped when they come up
         self._num_taken = 0
+        self._placed: list[tuple[int, Tokens]] = []
         self._dtype: np.dtype[Any] | None = None
         self._refill()
 
@@ -64,6 +65,11 @@ class Packer:
         """That of the documents (uint16 when there is none)."""
         return self._dtype or np.dtype(np.uint16)
 
+    @property
+    def placed(self) -> list[tuple[int, Tokens]]:
+        """What `fill` put into its last row, in order: (serial of the document, among those not empty; tokens)."""
+        return self._placed
+
     def waiting_lengths(self) -> list[int]:
         """Tokens left of each buffered document, ascending: what the drift of the buffer is measured on."""
         return [(key >> _SERIAL_BITS) - 1 for key in self._keys]
@@ -71,9 +77,10 @@ class Packer:
     def fill(self, row: Tokens) -> bool:
         """Fill `row` to the last position; False when the documents end first, and then its content is void.
 
-        That is the only loss: fewer than len(row) tokens at the end of the text. `row` needs at least 2 positions.
+        Fewer than len(row) tokens are left then, in `placed`. `row` needs at least 2 positions.
         """
         keys, documents, bos = self._keys, self._documents, self._bos
+        placed = self._placed = []
         length = len(row)
         position = 0
         while position < length:
@@ -95,11 +102,15 @@ class Packer:
             row[position] = bos
             if needed <= space:
                 end = position + needed
-                row[position + 1 : end] = documents.pop(serial)
+                document = documents.pop(serial)
+                row[position + 1 : end] = document
+                placed.append((serial, document))
                 position = end
             else:
                 document = documents[serial]
-                row[position + 1 :] = document[: space - 1]
+                head = document[: space - 1]
+                row[position + 1 :] = head
+                placed.append((serial, head))
                 documents[serial] = document[space - 1 :]
                 insort(keys, (needed - space + 1) << _SERIAL_BITS | (key & _SERIAL_MASK))
                 return True

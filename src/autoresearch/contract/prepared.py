@@ -1,31 +1,27 @@
-"""Prepared data: tokenizer, training tokens and validation rows in one folder, built once and then memory-mapped.
+"""Prepared data: tokenizer and validation rows in one folder, and the token shards that go with them.
 
     <cache>/<dataset>/prepared-<key>/        whole or absent: built beside it and renamed
         tokenizer.json
-        train.tokens.npy                     every training document's tokens, end to end, without BOS
-        train.offsets.npy                    int64 [num_documents + 1]: document i is tokens[offsets[i]:offsets[i+1]]
         rows.{search,confirm,certify}.npy    [num_eval_rows, T+1]: the slice, packed in the order of its documents
         manifest.json                        hashes, counts, size and sha256 of each file; written last
+    <cache>/<dataset>/tokens/                token shards, shared by all that is prepared with one tokenizer (`token_store`)
     <cache>/<dataset>/current-<recipe>.json  which of them is in force for these rules, so that nobody hashes a corpus
 
-The key hashes everything the content depends on; the recipe is the same without the corpus.
+The key hashes everything the content depends on; the recipe is the same without the text.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,26 +29,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoresearch.contract.bpb import target_bytes
-from autoresearch.contract.packing import pack_rows
+from autoresearch.contract.building import Say, aside, sweep
+from autoresearch.contract.dataset_names import EMBEDDED, dataset_dir
+from autoresearch.contract.file_facts import damage_of, facts_of
 from autoresearch.contract.rules import CONTRACT_VERSION, Rules
+from autoresearch.contract.shard_record import ALL_SHARDS, read_record
+from autoresearch.contract.token_shards import Tokens, TokenShard
+from autoresearch.contract.token_store import MAX_TOKENIZER_CHARACTERS, token_shards_for, tokenizer_for, tokens_dir
 from autoresearch.contract.tokenizer import FILE_NAME as TOKENIZER_NAME
-from autoresearch.contract.tokenizer import SPLIT_PATTERN, Tokenizer, train_tokenizer
-from autoresearch.files import DiskError, write_json
+from autoresearch.contract.tokenizer import SPLIT_PATTERN, Tokenizer
+from autoresearch.contract.tokenizing import ShardFacts, TextShard, facts_from_json
+from autoresearch.contract.validation_rows import validation_rows
+from autoresearch.files import DiskError, one_at_a_time, write_json
 from autoresearch.vocabulary import DataCorrupt, DataMissing, Slice
 
-Tokens = NDArray[np.unsignedinteger[Any]]
-Say = Callable[[str], object]
-
 FORMAT = "autoresearch-prepared"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 held one pair of token files for all of the training text
 MANIFEST_NAME = "manifest.json"
-TOKENS_NAME = "train.tokens.npy"
-OFFSETS_NAME = "train.offsets.npy"
 
-MAX_TOKENIZER_CHARACTERS = 1_000_000_000  # of the published benchmark; merges stop changing long before
-_DOCUMENTS_AT_A_TIME = 256  # per round of the encoder's threads: some megabytes of text in memory
-_SAY_EVERY = 100_000  # documents between two lines of progress
-
+_WAITING = "another process is preparing this data: waiting for it"
 _log = logging.getLogger(__name__)
 
 
@@ -63,14 +58,18 @@ class Corpus(Protocol):
     def name(self) -> str:
         """The dataset's name, which is the name of its folder in the cache."""
 
-    def train_documents(self) -> Iterator[str]:
-        """Every training document once."""
+    @property
+    def train_shards(self) -> Sequence[Path]:
+        """The files of the training text, in order."""
+
+    def shard_documents(self, shard: Path, /) -> Iterator[str]:
+        """The documents of one of them in order. Is asked in other processes too: the corpus can be pickled."""
+
+    def shard_sha256(self, shard: Path, /) -> str:
+        """sha256 of one of them, in hex."""
 
     def validation_documents(self, part: Slice, /) -> Iterator[str]:
         """The documents of one slice in order."""
-
-    def train_sha256(self) -> str:
-        """Hash of the training text."""
 
     def validation_sha256(self) -> str:
         """Hash of the validation text and of how it is cut."""
@@ -109,17 +108,41 @@ class Prepared:
             raise DataCorrupt(f"{self.directory / TOKENIZER_NAME} was altered", hint=self._hint)
         return tokenizer
 
+    @cached_property
+    def shards(self) -> tuple[TokenShard, ...]:
+        """The training text as token shards, in the order of the text shards. Nothing is opened yet."""
+        return tuple(facts.shard_in(self.tokens_dir) for facts in self.shard_facts)
+
+    @cached_property
+    def shard_facts(self) -> tuple[ShardFacts, ...]:
+        """What is known of each of `shards`."""
+        return tuple(facts_from_json(entry) for entry in self.manifest["shards"])
+
+    @property
+    def tokens_dir(self) -> Path:
+        """The folder of the token shards: beside `directory`, under the same dataset."""
+        return tokens_dir(self.directory.parent, self.hashes["tokenizer"])
+
+    @property
+    def directories(self) -> tuple[Path, Path]:
+        """Every folder that holds a part of this data."""
+        return self.directory, self.tokens_dir
+
     def documents(self, seed: int) -> Iterator[tuple[Tokens, int]]:
         """(tokens, epoch) of one training document after the other, forever; tokens are views of the mapped file.
 
         Epochs count from 1. Each is a permutation of all documents, drawn by numpy's Generator from (seed, epoch).
         """
-        tokens, offsets = self._array(TOKENS_NAME), self._array(OFFSETS_NAME)
+        opened = [shard.open() for shard in self.shards]
+        ends = np.cumsum([shard.num_documents for shard in self.shards])
         epoch = 0
         while True:
             epoch += 1
-            for index in np.random.default_rng((seed, epoch)).permutation(len(offsets) - 1):
-                yield tokens[offsets[index] : offsets[index + 1]], epoch
+            for index in np.random.default_rng((seed, epoch)).permutation(int(ends[-1])):
+                number = int(np.searchsorted(ends, index, side="right"))
+                tokens, offsets = opened[number]
+                place = index - (ends[number] - len(offsets) + 1)
+                yield tokens[offsets[place] : offsets[place + 1]], epoch
 
     def rows(self, part: Slice) -> Tokens:
         """Validation rows [num_eval_rows, T+1] of one slice; every row begins with BOS. A read-only map."""
@@ -131,10 +154,14 @@ class Prepared:
         Raises:
             DataCorrupt: a file is not the one that was written; the message names it.
         """
-        _check_sizes(self.directory, self.manifest)
-        for name, facts in self.manifest["files"].items():
-            if _file_sha256(self.directory / name) != facts["sha256"]:
-                raise DataCorrupt(f"{self.directory / name} was altered", hint=self._hint)
+        damage = self._damage(deep=True)
+        if damage:
+            raise DataCorrupt(damage, hint=self._hint)
+
+    def _damage(self, *, deep: bool = False) -> str:
+        """What is wrong with a file, or nothing. By size; deep: by hash."""
+        own = damage_of(self.directory, self.manifest["files"], deep=deep)
+        return own or next(filter(None, (facts.damage(self.tokens_dir, deep=deep) for facts in self.shard_facts)), "")
 
     @property
     def _hint(self) -> str:
@@ -151,12 +178,19 @@ class Prepared:
 
 
 def prepare(
-    rules: Rules, corpus: Corpus, cache_root: Path, progress: Say | None = None, *, force: bool = False
+    rules: Rules,
+    corpus: Corpus,
+    cache_root: Path,
+    progress: Say | None = None,
+    *,
+    force: bool = False,
+    num_processes: int | None = None,
 ) -> Prepared:
     """Prepare `corpus` for `rules`, put it in force, and return it; what is there and sound is used, unless `force`.
 
-    Kill-safe: a folder appears under its name only when complete. Processes that prepare the same data at once wait
-    for each other. `progress` gets one line of text now and then.
+    Kill-safe: a folder appears under its name only when complete, and token shards that were finished before are found
+    by the next preparation. Processes that prepare the same data at once wait for each other. `progress` gets one line
+    of text now and then. num_processes: for tokenizing (default: what cores and memory allow).
 
     Raises:
         DataMissing: no training text, or too little text for the vocabulary or for the validation rows.
@@ -164,32 +198,61 @@ def prepare(
         DiskError: the disk is full or the cache cannot be written.
     """
     say = progress or _log.info
-    home = cache_root / corpus.name
-    hashes = {"corpus": corpus.train_sha256(), "validation": corpus.validation_sha256()}
-    final = home / f"prepared-{_hash_of([*_recipe(rules), hashes])}"
+    home = dataset_dir(corpus.name, cache_root)
     with _disk_errors(home, rules, corpus.name):
         home.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(home / ".prepare.lock", say) as alone:
+        with one_at_a_time(home / ".prepare.lock", lambda: say(_WAITING)) as alone:
             if alone:
-                _sweep(home)
-            ready = None if force else _sound(final, say)
+                sweep(home)
+            for path, version in _older(home):
+                say(f"{path} is of format {version}, which this version does not read; to remove it: rm -r {path}")
+            validation = corpus.validation_sha256()
+            shards = [TextShard(path, corpus.shard_sha256(path)) for path in corpus.train_shards]
+            tokenizer = tokenizer_for(home, corpus, shards, rules.vocab_size, say, again=force)
+            facts = token_shards_for(
+                home, tokenizer, corpus, shards, say, again=force, alone=alone, num_processes=num_processes
+            )
+            if not sum(found.num_tokens for found in facts):
+                raise DataMissing("the corpus holds no training text", hint="autoresearch prepare --contract tiny")
+            hashes = {"corpus": _corpus_hash(shards), "validation": validation, "tokenizer": tokenizer.sha256}
+            final = home / f"prepared-{_hash_of([*_recipe(rules), hashes])}"
+            ready = None if force else _sound(final, facts, say)
             if ready is None:
-                _build_aside(final, rules, corpus, hashes, say)
+                entries = [
+                    {"text": shard.path.name, **asdict(found)} for shard, found in zip(shards, facts, strict=True)
+                ]
+                earlier = None if force else _with_these_rows(home, rules, hashes)
+                with aside(final) as folder:
+                    _build(folder, rules, corpus, tokenizer, hashes, entries, earlier, say)
                 ready = open_prepared_directory(final)
-            write_json(_pointer_path(home, rules), {"directory": final.name})
+            for number in {None, getattr(corpus, "num_shards", None)}:
+                write_json(_pointer_path(home, rules, number), {"directory": final.name})
     return ready
 
 
-def open_prepared(rules: Rules, corpus_name: str, cache_root: Path) -> Prepared:
+def open_prepared(rules: Rules, corpus_name: str, cache_root: Path, *, num_shards: int | None = None) -> Prepared:
     """The prepared data in force for these rules. Reads the manifest and the sizes of the files, no text: milliseconds.
+
+    num_shards: training shards it was made of; None is as many as were prepared last, -1 all that the dataset has.
 
     Raises:
         DataMissing: nothing prepared for these rules. DataCorrupt: a file is missing, truncated or has grown.
+        UsageError: no such dataset can be.
     """
-    home = cache_root / corpus_name
-    directory = _pointed_at(_pointer_path(home, rules)) or _newest(home, _hash_of(_recipe(rules)))
+    home = dataset_dir(corpus_name, cache_root)
+    if corpus_name == EMBEDDED:
+        num_shards = None  # it is one
+    if num_shards == ALL_SHARDS:
+        record = read_record(home)
+        num_shards = record.num_files if record else num_shards
+    directory = _pointed_at(_pointer_path(home, rules, num_shards))
+    if directory is None and num_shards is None:
+        directory = _newest(home, _hash_of(_recipe(rules)))
     if directory is None:
-        hint = _command(rules.preset, corpus_name, rules.dataset)
+        hint = _command(rules.preset, corpus_name, rules.dataset, num_shards)
+        old = [version for path, version in _older(home) if _read_any(path).get("preset") == rules.preset]
+        if old:
+            raise DataMissing(f"{home} is prepared in format {old[0]}; this version reads {FORMAT_VERSION}", hint=hint)
         raise DataMissing(f"nothing prepared for contract {rules.preset} in {home}", hint=hint)
     return open_prepared_directory(directory)
 
@@ -200,53 +263,37 @@ def open_prepared_directory(directory: Path) -> Prepared:
     Raises:
         DataMissing: no such folder or manifest. DataCorrupt: the manifest or the size of a file is wrong.
     """
-    manifest = _read_manifest(directory)
-    _check_sizes(directory, manifest)
-    return Prepared(directory, manifest)
+    prepared = Prepared(directory, _read_manifest(directory))
+    damage = prepared._damage()
+    if damage:
+        raise DataCorrupt(damage, hint=prepared._hint)
+    return prepared
 
 
-def _build_aside(final: Path, rules: Rules, corpus: Corpus, hashes: Mapping[str, str], say: Say) -> None:
-    """Build in a sibling folder, then give it its name. Whoever has the old folder open keeps reading the old one."""
-    aside = final.parent / f".preparing-{os.getpid()}-{secrets.token_hex(4)}"
-    old = aside.with_name(aside.name + "-old") if final.exists() else None
-    aside.mkdir()
-    try:
-        _build(aside, rules, corpus, hashes, say)
-        if old:
-            final.rename(old)
-        _give_name(aside, final)
-        if old:
-            shutil.rmtree(old)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def _give_name(aside: Path, final: Path) -> None:
-    """Rename, unless another process, where there are no locks, was first: its data is the same, and ours goes."""
-    try:
-        aside.rename(final)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        shutil.rmtree(aside)
-
-
-def _build(folder: Path, rules: Rules, corpus: Corpus, hashes: Mapping[str, str], say: Say) -> None:
-    say(f"training a tokenizer of {rules.vocab_size} tokens on {corpus.name}")
-    tokenizer = train_tokenizer(_capped(corpus.train_documents(), MAX_TOKENIZER_CHARACTERS), rules.vocab_size)
+def _build(
+    folder: Path,
+    rules: Rules,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    hashes: Mapping[str, str],
+    shards: Sequence[Mapping[str, Any]],
+    earlier: Prepared | None,
+    say: Say,
+) -> None:
+    """Write everything into the folder. shards: the manifest's entries. earlier: data whose validation rows are these."""
     (folder / TOKENIZER_NAME).write_text(tokenizer.to_json(), encoding="utf-8")
-    counts = {}
+    counts = {
+        f"train_{unit}": sum(entry[f"num_{unit}"] for entry in shards) for unit in ("documents", "tokens", "bytes")
+    }
     for part in Slice:
-        rows = _validation_rows(tokenizer, corpus, part, rules)
+        rows = earlier.rows(part) if earlier else validation_rows(tokenizer, corpus, part, rules)
         np.save(folder / _rows_name(part), rows)
         counts[f"{part}_bytes"] = target_bytes(rows, tokenizer.token_bytes)
-    say(f"validation: 3 slices of {rules.num_eval_rows} rows, reproduced byte for byte")
-    documents, tokens = _write_training_tokens(folder, tokenizer, corpus, say)
-    say(f"training text: {documents:,} documents, {tokens:,} tokens")
-    files = {}
-    for name in _FILE_NAMES:
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _file_sha256(folder / name, flush=True)}
+    say(
+        f"validation: 3 slices of {rules.num_eval_rows} rows, "
+        + ("as they were" if earlier else "reproduced byte for byte")
+    )
+    say(f"training text: {counts['train_documents']:,} documents, {counts['train_tokens']:,} tokens")
     manifest = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -259,113 +306,52 @@ def _build(folder: Path, rules: Rules, corpus: Corpus, hashes: Mapping[str, str]
         "vocab_size": rules.vocab_size,
         "max_seq_len": rules.max_seq_len,
         "num_eval_rows": rules.num_eval_rows,
-        "hashes": {**hashes, "tokenizer": tokenizer.sha256},
-        "counts": {"train_documents": documents, "train_tokens": tokens, **counts},
-        "files": files,
+        "hashes": dict(hashes),
+        "counts": counts,
+        "files": facts_of(folder, _FILE_NAMES, flush=True),
+        "shards": list(shards),
     }
     write_json(folder / MANIFEST_NAME, manifest)
-
-
-def _validation_rows(tokenizer: Tokenizer, corpus: Corpus, part: Slice, rules: Rules) -> Tokens:
-    """[num_eval_rows, T+1]: the first rows that the packer makes of the slice's documents in order."""
-    documents = _reproduced(tokenizer, corpus.validation_documents(part), part)
-    packed = pack_rows(documents, rules.max_seq_len + 1, tokenizer.get_bos_token_id())
-    rows = list(islice(packed, rules.num_eval_rows))
-    if len(rows) < rules.num_eval_rows:
-        raise DataMissing(
-            f"the {part} slice of {corpus.name} fills {len(rows)} of the {rules.num_eval_rows} rows that a score needs",
-            hint="add validation text, or take a contract that scores less of it: autoresearch prepare --contract tiny",
-        )
-    return np.stack(rows)
-
-
-def _reproduced(tokenizer: Tokenizer, documents: Iterable[str], part: Slice) -> Iterator[Tokens]:
-    """Tokens of each document, having seen that they decode to its very bytes: a score counts the text's own bytes.
-
-    Raises:
-        DataCorrupt: they do not.
-    """
-    for text, tokens in _encoded(tokenizer, documents):
-        if tokenizer.decode_bytes(tokens) != text.encode():
-            raise DataCorrupt(
-                f"the tokenizer does not reproduce the {part} text: {text[:60]!r}…",
-                hint="autoresearch doctor, and report the versions of rustbpe and tiktoken",
-            )
-        yield tokens
-
-
-def _write_training_tokens(folder: Path, tokenizer: Tokenizer, corpus: Corpus, say: Say) -> tuple[int, int]:
-    """Stream the training tokens to disk; how many documents and tokens there are. Never the whole text in memory."""
-    offsets = [0]
-    with (folder / TOKENS_NAME).open("wb") as stream:
-        # The length is known at the end. numpy pads headers so that the first axis can grow in place.
-        _write_npy_header(stream, tokenizer.dtype, 0)
-        start = stream.tell()
-        for _, tokens in _encoded(tokenizer, corpus.train_documents()):
-            if len(tokens):
-                stream.write(tokens.tobytes())
-                offsets.append(offsets[-1] + len(tokens))
-                if len(offsets) % _SAY_EVERY == 0:
-                    say(f"encoded {len(offsets):,} documents, {offsets[-1]:,} tokens")
-        stream.seek(0)
-        _write_npy_header(stream, tokenizer.dtype, offsets[-1])
-        assert stream.tell() == start, "this numpy does not pad headers; autoresearch needs numpy 1.26 or newer"
-    np.save(folder / OFFSETS_NAME, np.array(offsets, dtype=np.int64))
-    return len(offsets) - 1, offsets[-1]
-
-
-def _write_npy_header(stream: Any, dtype: type[np.unsignedinteger[Any]], length: int) -> None:
-    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(stream, header)
-
-
-def _encoded(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[tuple[str, Tokens]]:
-    """Each document with its tokens, encoded some at a time on the tokenizer's threads."""
-    source = iter(documents)
-    while texts := list(islice(source, _DOCUMENTS_AT_A_TIME)):
-        yield from zip(texts, tokenizer.encode_documents(texts), strict=True)
-
-
-def _capped(documents: Iterator[str], max_characters: int) -> Iterator[str]:
-    """The documents up to that many characters in all, the last one cut.
-
-    Raises:
-        DataMissing: there is no text at all.
-    """
-    first = next((text for text in documents if text), None)
-    if first is None:
-        raise DataMissing("the corpus holds no training text", hint="autoresearch prepare --contract tiny")
-    left = max_characters
-    for text in chain([first], documents):
-        yield text[:left]
-        left -= len(text)
-        if left <= 0:
-            return
 
 
 def _rows_name(part: Slice) -> str:
     return f"rows.{part}.npy"
 
 
-_FILE_NAMES = (TOKENIZER_NAME, TOKENS_NAME, OFFSETS_NAME, *map(_rows_name, Slice))
+_FILE_NAMES = (TOKENIZER_NAME, *map(_rows_name, Slice))
 
 
 def _recipe(rules: Rules) -> list[Any]:
     """What the content depends on besides the corpus."""
-    return [CONTRACT_VERSION, FORMAT_VERSION, rules.vocab_size, rules.max_seq_len, rules.num_eval_rows, SPLIT_PATTERN]
+    sizes = [rules.vocab_size, rules.max_seq_len, rules.num_eval_rows, MAX_TOKENIZER_CHARACTERS]
+    return [CONTRACT_VERSION, FORMAT_VERSION, *sizes, SPLIT_PATTERN]
+
+
+def _corpus_hash(shards: Sequence[TextShard]) -> str:
+    """Hash of the training text: of the shards' content hashes, in order."""
+    return hashlib.sha256("".join(f"{shard.sha256}\n" for shard in shards).encode()).hexdigest()
 
 
 def _hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _pointer_path(home: Path, rules: Rules) -> Path:
-    return home / f"current-{_hash_of(_recipe(rules))}.json"
+def _pointer_path(home: Path, rules: Rules, num_shards: int | None = None) -> Path:
+    """Which folder is in force: for the shards prepared last, or for that many of them."""
+    count = "" if num_shards is None else f"-{num_shards}"
+    return home / f"current-{_hash_of(_recipe(rules))}{count}.json"
 
 
-def _command(preset: str, dataset: str, usual_dataset: str) -> str:
+def prepare_command(rules: Rules, dataset: str, num_shards: int | None = None) -> str:
+    """What to type to prepare a dataset for these rules."""
+    return _command(rules.preset, dataset, rules.dataset, num_shards)
+
+
+def _command(preset: str, dataset: str, usual_dataset: str, num_shards: int | None = None) -> str:
     """What to type to prepare this."""
-    return f"autoresearch prepare --contract {preset}" + (f" --dataset {dataset}" if dataset != usual_dataset else "")
+    which = "" if dataset == usual_dataset else f" --dataset {shlex.quote(dataset)}"
+    count = "" if num_shards is None else f" --num-shards {num_shards}"
+    return f"autoresearch prepare --contract {preset}{which}{count}"
 
 
 def _hint_of(manifest: Mapping[str, Any]) -> str:
@@ -411,68 +397,59 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise DataCorrupt(f"cannot read {path}: {error}", hint=hint) from error
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, FORMAT_VERSION):
         raise DataCorrupt(f"{path} is not a manifest of {FORMAT} version {FORMAT_VERSION}", hint=hint)
-    missing = {"recipe", "command", "created", "hashes", "counts", "files"} - manifest.keys()
+    missing = {"recipe", "command", "created", "hashes", "counts", "files", "shards"} - manifest.keys()
     missing |= set(_FILE_NAMES) - set(manifest.get("files", ()))
     if missing:
         raise DataCorrupt(f"{path} lacks {', '.join(sorted(missing))}", hint=hint)
     return manifest
 
 
-def _check_sizes(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises DataCorrupt unless every file is there with its size."""
-    for name, facts in manifest["files"].items():
-        path = directory / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != facts["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise DataCorrupt(f"{path} {found}; it was written with {facts['bytes']}", hint=_hint_of(manifest))
+def _read_any(directory: Path) -> dict[str, Any]:
+    """The manifest of whatever format, or an empty one when it is none."""
+    try:
+        manifest = json.loads((directory / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else {}
 
 
-def _sound(directory: Path, say: Say) -> Prepared | None:
-    """The folder's data when every hash holds; None when there is none or it is damaged (said, then built again)."""
+def _older(home: Path) -> list[tuple[Path, int]]:
+    """(folder, format version) of what earlier versions of this program prepared here."""
+    found = ((path, _read_any(path).get("version")) for path in sorted(home.glob("prepared-*")))
+    return [(path, version) for path, version in found if isinstance(version, int) and version < FORMAT_VERSION]
+
+
+def _sound(directory: Path, facts: Sequence[ShardFacts], say: Say) -> Prepared | None:
+    """The folder's data when its hashes hold and it names these token shards, which are sound; else None.
+
+    Why not is said, and it is built again.
+    """
     try:
         ready = open_prepared_directory(directory)
-        ready.verify()
+        damage = damage_of(directory, ready.manifest["files"], deep=True)
     except DataMissing:
         return None
     except DataCorrupt as error:
-        say(f"{error.message}: preparing again")
+        damage = error.message
+    if damage:
+        say(f"{damage}: preparing again")
         return None
-    return ready
+    return ready if ready.shard_facts == tuple(facts) else None
 
 
-def _file_sha256(path: Path, *, flush: bool = False) -> str:
-    with path.open("rb") as stream:
-        if flush:  # a power cut after the rename must not leave a file of zeros under a good name
-            os.fsync(stream.fileno())
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sweep(home: Path) -> None:
-    """Remove what killed preparations left. Only under the lock: nobody else is building then."""
-    for path in home.glob(".preparing-*"):
-        shutil.rmtree(path)
-
-
-@contextmanager
-def _one_at_a_time(path: Path, say: Say) -> Iterator[bool]:
-    """Hold the lock; the kernel drops it when the process dies. False where the file system has no locks.
-
-    Without locks two processes do the work twice and one rename wins: both results are the same.
-    """
-    with path.open("a") as stream:
+def _with_these_rows(home: Path, rules: Rules, hashes: Mapping[str, str]) -> Prepared | None:
+    """Prepared data with the same validation rows, unaltered: other training shards with the same tokenizer."""
+    for path in home.glob(f"prepared-*/{MANIFEST_NAME}"):
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing this data: waiting for it")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            _log.warning("no file locks in %s: not waiting for others", path.parent)
-            yield False
-            return
-        yield True
+            earlier = open_prepared_directory(path.parent)
+        except (DataMissing, DataCorrupt):
+            continue
+        same = all(earlier.hashes.get(name) == hashes[name] for name in ("validation", "tokenizer"))
+        if not same or earlier.manifest["recipe"] != _hash_of(_recipe(rules)):
+            continue
+        if not damage_of(earlier.directory, earlier.manifest["files"], deep=True):
+            return earlier
+    return None
 
 
 @contextmanager

@@ -41,8 +41,10 @@ SPLIT_PATTERN = "|".join(
 SPECIALS = tuple(f"<|reserved_{i}|>" for i in range(4))  # the last ids of the vocabulary; the first of them is BOS
 
 NUM_BYTES = 256
+SMALLEST_VOCAB_SIZE = NUM_BYTES + len(SPECIALS)  # a vocabulary's size counts every id: bytes, merges, specials
 MAX_VOCAB_SIZE = 1 << 20  # five times the largest vocabulary in use
 MAX_TOKEN_BYTES = 4096  # far above any merge seen; guards the byte table against a damaged file
+_BUFFERED_DOCUMENTS = 256  # that rustbpe holds at a time; its own 8,192 are gigabytes of long documents
 _HINT = "autoresearch prepare --force"
 
 
@@ -142,7 +144,7 @@ class Tokenizer:
         Raises:
             DataCorrupt: the text holds half a surrogate pair, which is no Unicode text and has no bytes.
         """
-        return [int(token) for token in self._encode(text)]
+        return [int(token) for token in self.encode_array(text)]
 
     def encode_documents(self, texts: Iterable[str]) -> list[Tokens]:
         """One array of ids per text, in order, without BOS; uint16 while the vocabulary allows, else uint32.
@@ -152,9 +154,19 @@ class Tokenizer:
         documents = list(texts)
         num_threads = min(8, os.cpu_count() or 1, len(documents))
         if num_threads < 2:
-            return [self._encode(text) for text in documents]
+            return [self.encode_array(text) for text in documents]
         with ThreadPoolExecutor(num_threads) as threads:
-            return list(threads.map(self._encode, documents))
+            return list(threads.map(self.encode_array, documents))
+
+    def encode_array(self, text: str) -> Tokens:
+        """Ids of the text, without BOS, in the smallest type that holds every id. Raises as `encode`."""
+        try:
+            ids: NDArray[np.uint32] = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        except UnicodeEncodeError as error:
+            raise DataCorrupt(
+                f"a document is no valid Unicode text: {error}", hint="repair or drop that document"
+            ) from error
+        return ids if self.dtype is np.uint32 else ids.astype(np.uint16)
 
     def decode(self, ids: Sequence[int] | Tokens) -> str:
         """The text of these ids, specials by name; pieces of a character become U+FFFD."""
@@ -171,15 +183,6 @@ class Tokenizer:
     @cached_property
     def _byte_strings(self) -> tuple[bytes, ...]:
         return self._tokens + tuple(name.encode() for name in SPECIALS)
-
-    def _encode(self, text: str) -> Tokens:
-        try:
-            ids: NDArray[np.uint32] = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
-        except UnicodeEncodeError as error:
-            raise DataCorrupt(
-                f"a document is no valid Unicode text: {error}", hint="repair or drop that document"
-            ) from error
-        return ids if self.dtype is np.uint32 else ids.astype(np.uint16)
 
     @cached_property
     def _encoding(self) -> Any:
@@ -198,17 +201,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         DataMissing: the text is too small for so many merges.
         DataCorrupt: a text is no valid Unicode.
     """
-    smallest = NUM_BYTES + len(SPECIALS)
-    if not smallest <= vocab_size <= MAX_VOCAB_SIZE:
+    if not SMALLEST_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
         raise UsageError(
-            f"vocabulary of {vocab_size}; possible: {smallest} to {MAX_VOCAB_SIZE}",
-            hint="autoresearch prepare --contract tiny",
+            f"a vocabulary of {vocab_size} is impossible: it counts every id, so the smallest is {SMALLEST_VOCAB_SIZE} "
+            f"(the {NUM_BYTES} bytes and the {len(SPECIALS)} specials) and the largest {MAX_VOCAB_SIZE}",
+            hint=f"take a vocabulary of {SMALLEST_VOCAB_SIZE} for plain bytes, or of 1024 and more for a BPE",
         )
+    if vocab_size == SMALLEST_VOCAB_SIZE:
+        return Tokenizer([bytes([value]) for value in range(NUM_BYTES)])
     import rustbpe
 
     trainer = rustbpe.Tokenizer()
     try:
-        trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIALS), pattern=SPLIT_PATTERN)
+        trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIALS), _BUFFERED_DOCUMENTS, SPLIT_PATTERN)
     except UnicodeEncodeError as error:
         raise DataCorrupt(
             f"a document is no valid Unicode text: {error}", hint="repair or drop that document"

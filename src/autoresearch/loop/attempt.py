@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from autoresearch.hostile_text import quoted_for_model
+from autoresearch.hostile_text import one_line, quoted_for_model
+from autoresearch.loop.objective import PLAIN, objective_of
+from autoresearch.loop.program_files import files_at, names_in
 from autoresearch.loop.research import why_refused
 from autoresearch.loop.session import BASELINE, ResearchSession
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
+from autoresearch.proposers.idea import MAX_NOTE
+from autoresearch.proposers.lessons import FOR_HUMAN
 from autoresearch.records.ledger import Experiment, Ledger, Session, State
 from autoresearch.vocabulary import AutoresearchError, Outcome, Proposal, SessionStopped, Status, UsageError
-from autoresearch.workspace import SCOPES, Workspace
+from autoresearch.workspace import SCOPES, Workspace, surface_of
 
 PROPOSER = "try"  # whose ideas these are, in the record
 _LOG_LIMIT = 3000  # characters of a crash's log that are answered: a traceback of 30 lines has about 2000
@@ -24,14 +28,13 @@ _CRASHES_IN_A_ROW = 3  # after so many the advice is to begin again from what ru
 
 @dataclass(frozen=True)
 class Edit:
-    """The text to try, read when `try` was called: whatever is edited while it waits is another idea.
+    """The texts to try, read when `try` was called: whatever is edited while it waits is another idea.
 
-    incumbent: number of the experiment that was to be beaten then. outside: files beyond the program's scope that the
-    checkout had changed. is_given: the text came with the call; the checkout is left alone then.
+    files: all that make up a candidate, edited or not, the main one first. incumbent: number of the experiment that was to be beaten then. outside: files beyond the program's scope that the
+    checkout had changed. is_given: the text of the main file came with the call; the checkout is left alone then.
     """
 
-    entry: str
-    text: str
+    files: dict[str, str]
     incumbent: int = BASELINE
     outside: tuple[str, ...] = ()
     is_given: bool = False
@@ -43,7 +46,7 @@ class Attempt:
 
     finished_first: numbers of experiments that a killed process had left open, and that were brought to their verdict
     before. overtaken_by: number of the experiment that became the incumbent while the edit waited. began: by the
-    monotonic clock. checkout: what happened to the file there, in words.
+    monotonic clock. checkout: what happened to the files there, in words.
     """
 
     experiment: Experiment
@@ -115,21 +118,22 @@ def _num_ideas(ledger: Ledger, tag: str) -> int:
 def read_edit(
     workspace: Workspace, ledger: Ledger, session: Session | None, settings: Settings, text: str | None
 ) -> Edit:
-    """The edit as it is now: `text` where it was given, else the experiment file of this checkout.
+    """The edit as it is now: the program's files of this checkout, or the incumbent's with `text` as the main one.
 
     Raises:
-        UsageError: it is the incumbent's own text. WorkspaceError: the file cannot be read.
+        UsageError: it is the incumbent's own text. WorkspaceError: a file cannot be read.
     """
-    entry = session.entry if session else settings.file
+    entry = session.entry if session else settings.entry
     program = session.program if session else settings.program
+    names = surface_of(program, entry)
     incumbent = _incumbent(ledger, session.tag) if session else None
     commit = incumbent.commit_hash if incumbent else workspace.repository.head()
     number = incumbent.number if incumbent else BASELINE
-    before = workspace.read_surface(commit or "", entry)
-    tried = workspace.read_checkout(entry) if text is None else text
+    before = {name: workspace.read_surface(commit or "", name) for name in names}
+    tried = {name: workspace.read_checkout(name) for name in names} if text is None else {**before, entry: text}
     if tried == before:
-        raise _nothing_to_try(entry, number)
-    return Edit(entry, tried, number, _outside(workspace, program, text), text is not None)
+        raise _nothing_to_try(names, number)
+    return Edit(tried, number, _outside(workspace, program, text), text is not None)
 
 
 def check_limits(ledger: Ledger, session: Session, limits: SessionLimits) -> None:
@@ -160,10 +164,11 @@ def _outside(workspace: Workspace, program: str, text: str | None) -> tuple[str,
     )
 
 
-def _nothing_to_try(entry: str, number: int) -> UsageError:
+def _nothing_to_try(names: Sequence[str], number: int) -> UsageError:
+    each = " and ".join(names)
     return UsageError(
-        f"{entry} is the incumbent's (experiment {number}); there is nothing to try",
-        hint=f"edit {entry}, then: autoresearch try -m '...'",
+        f"{each} {'is' if len(names) == 1 else 'are'} the incumbent's (experiment {number}); there is nothing to try",
+        hint=f"edit {' or '.join(names)}, then: autoresearch try -m '...'",
     )
 
 
@@ -171,14 +176,20 @@ def _nothing_to_try(entry: str, number: int) -> UsageError:
 
 
 def try_edit(
-    session: ResearchSession, description: str, edit: Edit | None = None, limits: SessionLimits | None = None
+    session: ResearchSession,
+    description: str,
+    edit: Edit | None = None,
+    limits: SessionLimits | None = None,
+    *,
+    note: str = "",
 ) -> Attempt:
     """One experiment from that edit: commit, sealed trials, verdict, row; the session's lock must be held.
 
-    edit: None reads the checkout now. limits: None takes the session's.
+    edit: None reads the checkout now. limits: None takes the session's. note: a line for the person, about what this program may
+    not edit.
 
     An experiment that a killed process left open comes first: it goes on as this one when it has the same text, else it
-    is brought to its own verdict. After a discard or crash the incumbent's file is back in the checkout, when that still
+    is brought to its own verdict. After a discard or crash the incumbent's files are back in the checkout, when that still
     holds what was tried; the edit is safe under its ref.
 
     Raises:
@@ -190,22 +201,24 @@ def try_edit(
     session.establish_baseline()
     mine, finished = None, []
     while mine is None and (found := session.open_experiment()) is not None:
-        if found.proposal.files.get(edit.entry) == edit.text:
+        if found.proposal.files == edit.files:
             mine = found
         else:
             finished.append(_conclude(session, found).number)
     if mine is None:
         limits.check(session.ledger, session.session)
         incumbent = session.incumbent()
-        if edit.text == session.workspace.read_surface(incumbent.commit_hash or "", edit.entry):
-            raise _nothing_to_try(edit.entry, incumbent.number)
+        if edit.files == files_at(session.workspace, session.session, incumbent.commit_hash or ""):
+            raise _nothing_to_try(names_in(session.session), incumbent.number)
         session.refresh_if_due()
     began = time.monotonic()
     against = session.incumbent().number
     overtaken = None if against == edit.incumbent else against
     if mine is None:
-        details = {"outside_scope": list(edit.outside)}
-        mine = session.propose(Proposal(description, {edit.entry: edit.text}, PROPOSER, details))
+        details: dict[str, Any] = {"outside_scope": list(edit.outside)}
+        if line := one_line(note, MAX_NOTE):
+            details[FOR_HUMAN] = line
+        mine = session.propose(Proposal(description, edit.files, PROPOSER, details))
     concluded = _conclude(session, mine)
     checkout = _bring_checkout_up(session, concluded, edit)
     return Attempt(concluded, checkout, began, time.monotonic() - began, tuple(finished), overtaken)
@@ -225,29 +238,33 @@ def _conclude(session: ResearchSession, experiment: Experiment) -> Experiment:
 
 
 def _bring_checkout_up(session: ResearchSession, experiment: Experiment, edit: Edit) -> str:
-    """Leave the incumbent's file in the checkout where it still holds what was tried. Says what was done.
+    """Leave the incumbent's files in the checkout where it still holds what was tried. Says what was done.
 
     The verdict stands by now, so what cannot be done here is told, and ends nothing.
     """
     if edit.is_given:
         return "left as it was: the text came with the call"
-    workspace, entry, incumbent = session.workspace, session.session.entry, session.incumbent()
+    workspace, incumbent = session.workspace, session.incumbent()
+    plural = "s" if len(edit.files) > 1 else ""
     try:
-        if workspace.read_checkout(entry) != edit.text:
-            return f"left as it was: {entry} was edited again since this call"
-        if experiment.proposal.files.get(entry) != edit.text:
-            return f"left as it was: {entry} could not be stored in the record"
+        for name, text in edit.files.items():
+            if workspace.read_checkout(name) != text:
+                return f"left as it was: {name} was edited again since this call"
+            if experiment.proposal.files.get(name) != text:
+                return f"left as it was: {name} could not be stored in the record"
         if experiment.status is not Status.KEEP:
-            workspace.write_checkout(entry, workspace.read_surface(incumbent.commit_hash or "", entry))
+            for name, text in files_at(workspace, session.session, incumbent.commit_hash or "").items():
+                if text != edit.files[name]:
+                    workspace.write_checkout(name, text)
         if workspace.repository.branch_checked_out_at(session.session.branch) == workspace.repository.toplevel:
-            paths = list(workspace.in_repository({entry: ""}))
+            paths = list(workspace.in_repository(edit.files))
             workspace.repository.refresh_index(incumbent.commit_hash or "", paths)
     except AutoresearchError as error:
         return f"not brought up to date: {error.message}"
     return (
-        "left as it was: it is the incumbent's file now"
+        f"left as it was: {'they are' if plural else 'it is'} the incumbent's file{plural} now"
         if experiment.status is Status.KEEP
-        else "incumbent's file restored"
+        else f"incumbent's file{plural} restored"
     )
 
 
@@ -258,7 +275,7 @@ def answer_of(session: ResearchSession, attempt: Attempt, called: float, limits:
     """What `try --json` prints: what an agent needs for its next step, and no more.
 
     called: when `try` was called, by the monotonic clock. Scores are in bits per byte. `log_tail`, of a crash only, is
-    quoted data. `finished_first` and `log_tail` are there only when there is something to say.
+    quoted data. `objective` (of another one than val_bpb), `finished_first` and `log_tail` are there only when there is something to say.
     """
     experiment = attempt.experiment
     verdict = experiment.verdict
@@ -282,6 +299,8 @@ def answer_of(session: ResearchSession, attempt: Attempt, called: float, limits:
         "limits": left,
         "next": _next_of(session, attempt, limits),
     }
+    if (judged := objective_of(session.session)) != PLAIN:
+        answer["objective"] = judged
     if attempt.finished_first:
         answer["finished_first"] = list(attempt.finished_first)
     tails = [row.trial.log_tail for row in session.ledger.trials(session.tag, experiment.number) if row.trial]
@@ -300,7 +319,9 @@ def _next_of(session: ResearchSession, attempt: Attempt, limits: SessionLimits) 
         return why
     judged = [found.status for found in session.ledger.experiments(session.tag) if found.status]
     crashes = next((i for i, status in enumerate(reversed(judged)) if status is not Status.CRASH), len(judged))
-    return advice(attempt, entry=session.session.entry, incumbent=session.incumbent().number, crashes=crashes)
+    return advice(
+        attempt, entry=" and ".join(names_in(session.session)), incumbent=session.incumbent().number, crashes=crashes
+    )
 
 
 def advice(attempt: Attempt, *, entry: str, incumbent: int, crashes: int) -> str:

@@ -21,7 +21,8 @@ from autoresearch.sandbox.cell import Cell, remove_folder
 from autoresearch.sandbox.seal import Seal
 
 FOLDER_PREFIX = "autoresearch-trial-"  # then the referee's process number: a later start removes dead ones
-_WORTH_PRELOADING = ("numpy", "torch")
+# By the package that is imported: `import mlx.core as mx`, and importing `mlx` alone loads nothing.
+_WORTH_PRELOADING = {"numpy": "numpy", "torch": "torch", "mlx": "mlx.core"}
 
 
 class Candidate:
@@ -35,7 +36,9 @@ class Candidate:
         threads: int,
         preload: Sequence[str] = (),
         warm_cache: Path | None = None,
+        blas: Path | None = None,
     ) -> None:
+        """blas: library that its launcher loads before any module; the sandbox must let it be read."""
         self.seal = seal
         self.folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         self.cell = Cell(seal, self.folder, accelerators=accelerators, threads=threads, warm_cache=warm_cache)
@@ -43,6 +46,8 @@ class Candidate:
         self._log: LogPipe | None = None
         self._early_log_path = self.folder / "early.log"
         arguments = ["--fd", str(theirs.fileno()), "--preload", ",".join(preload)]
+        if blas is not None:
+            arguments += ["--blas", str(blas)]
         with self._early_log_path.open("wb") as early:
             self.tree = self.cell.start(
                 "autoresearch.contract.channel", arguments, output=early, pass_fds=[theirs.fileno()]
@@ -91,7 +96,7 @@ def worth_preloading(source: str) -> list[str]:
     names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
     roots = {name.partition(".")[0] for name in names}
-    return [name for name in _WORTH_PRELOADING if name in roots]
+    return [module for package, module in _WORTH_PRELOADING.items() if package in roots]
 
 
 def remove_dead_folders() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autoresearch.contract import frames
 from autoresearch.loop import run_log
-from autoresearch.loop.candidate import Candidate
 from autoresearch.loop.log_pipe import MAX_LOG_BYTES
+from autoresearch.sandbox.cell import Cell
+from autoresearch.sandbox.process_tree import ProcessTree
 from autoresearch.vocabulary import InstallationError, Outcome
 
 TICK = 0.05  # seconds between looks at deadlines, memory and log while nothing arrives
@@ -41,10 +43,35 @@ class Limits:
     num_processes: int = 512  # torch compiles in up to 32; a fork bomb passes this within one look
 
 
-class Conversation:
-    """One candidate's channel and tree, from its order to its end."""
+class Occupant(Protocol):
+    """Who has a cell: a candidate, or a recipe that prepares."""
 
-    def __init__(self, candidate: Candidate, log_path: Path, limits: Limits, stop: threading.Event) -> None:
+    @property
+    def tree(self) -> ProcessTree:
+        """Everything it runs."""
+
+    @property
+    def channel(self) -> socket.socket:
+        """Our end of what it talks through."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its place."""
+
+    def log_flooded(self) -> bool:
+        """Whether it has said more than a log may hold."""
+
+    def early_log(self) -> str:
+        """What it said before its order came."""
+
+    def close_log(self) -> None:
+        """End the tree, and wait until all it said is in the log."""
+
+
+class Conversation:
+    """One occupant's channel and tree, from its order to its end."""
+
+    def __init__(self, candidate: Occupant, log_path: Path, limits: Limits, stop: threading.Event) -> None:
         self.candidate = candidate
         self.tree = candidate.tree
         self.peak_memory = 0.0

@@ -14,7 +14,7 @@ from autoresearch.proposers.situation import Proposer
 from autoresearch.providers.chain import Caps, Chain, open_chain
 from autoresearch.records.calls import CallBook
 from autoresearch.vocabulary import SpendingCapReached
-from autoresearch.workspace import Workspace
+from autoresearch.workspace import SCOPES, Workspace
 
 _AGENT = "cli:"
 
@@ -30,7 +30,9 @@ def proposer_for(
     say: Callable[[str], None],
     environment: Mapping[str, str] = os.environ,
 ) -> Proposer:
-    """The proposer that the settings name, for a session's contract and file; the session need not have begun.
+    """The proposer that the settings name, for a session's contract and main file; the session need not have begun.
+
+    The file says which program it is: a session that is resumed without `--program` keeps its own.
 
     Raises:
         UsageError: no such proposer, or what it needs is missing: a model, a key, an agent's program, an installed extra.
@@ -41,7 +43,7 @@ def proposer_for(
         preset=preset,
         seed=settings.seed,
         surface=entry,
-        program=settings.program,
+        program=next((program for program, names in SCOPES.items() if entry in names), settings.program),
         share=settings.model_share,
         prompt_tokens=settings.prompt_tokens,
         reply_tokens=settings.reply_tokens,

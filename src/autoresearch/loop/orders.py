@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from autoresearch.contract.prepared import Prepared
 from autoresearch.contract.rules import Rules
+from autoresearch.contract.tokenizer import Tokenizer
 from autoresearch.loop.conversation import Ended, Limits
 from autoresearch.sandbox.layers import probe
 from autoresearch.sandbox.seal import Seal
@@ -27,17 +27,43 @@ MAX_ANSWER_BYTES = 2**30
 MAX_WEIGHTS_HEADER_BYTES = 4 * 2**20
 
 
+class Text(Protocol):
+    """What a trial is about: `contract.prepared.Prepared`, or a recipe that was made (`loop.preparation.MadeRecipe`)."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 in hex of "corpus", "validation" and "tokenizer", and of a "recipe"."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turned it into ids."""
+
+    def rows(self, part: Slice, /) -> NDArray[np.unsignedinteger[Any]]:
+        """Validation rows [n, T+1] of one slice."""
+
+
 @dataclass(frozen=True)
 class Arena:
-    """What every trial of a session has in common."""
+    """What every trial of a session has in common. `recipe` is the recipe's files where one feeds the trial.
+
+    max_device_batch_size: rows that one forward pass may have, as measured for this machine (loop/machine_fit.py); 0: no limit.
+    blas: library that does the matrix products of a candidate that has none worth using (MLX's CPU build).
+    """
 
     rules: Rules
-    prepared: Prepared
+    prepared: Text
     device_kind: str
     accelerators: bool
     threads: int = 1
     seal: Seal = field(default_factory=probe)
     warm_cache: Path | None = None
+    recipe: Mapping[str, str] | None = None
+    max_device_batch_size: int = 0
+    blas: Path | None = None
 
     @property
     def limits(self) -> Limits:
@@ -114,20 +140,22 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A trial, with what it left behind."""
+    """A trial, with what it left behind. opened: rows per forward pass of each data loader that it opened, in order."""
 
     trial: Trial
     log: str
     weights: bytes | None = None
+    opened: tuple[int, ...] = ()
 
 
-def constants_of(rules: Rules, order: Order) -> dict[str, Any]:
+def constants_of(rules: Rules, order: Order, max_device_batch_size: int = 0) -> dict[str, Any]:
     """The constants that `from prepare import ...` gives an experiment file."""
     return {
         "MAX_SEQ_LEN": rules.max_seq_len,
         "TIME_BUDGET": rules.time_budget,
         "SEED": order.seed,
         "PRESET": rules.preset,
+        "MAX_DEVICE_BATCH_SIZE": max_device_batch_size,
     }
 
 

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from autoresearch.contract.rules import Clock, Rules
+from autoresearch.loop.preparation import limits_of
+from autoresearch.loop.program_files import files_at, files_of
 from autoresearch.loop.session import ResearchSession
 from autoresearch.proposers.situation import MachineFacts, PastExperiment, Situation
 from autoresearch.records.ledger import Experiment, TrialRow
@@ -18,16 +20,16 @@ _UNITS: Mapping[Clock, str] = {Clock.WALL: "seconds", Clock.CPU: "CPU seconds", 
 
 def situation_of(session: ResearchSession) -> Situation:
     """What a proposer may know of the session now. Before the baseline is measured, scores and noise are None."""
-    tag, entry = session.tag, session.session.entry
+    tag = session.tag
     experiments = session.ledger.experiments(tag)
     incumbent = session.incumbent()
     measured = incumbent.verdict is not None
     estimate = session.incumbent_estimate() if measured else None
     baseline = experiments[0].verdict
     return Situation(
-        incumbent={entry: session.workspace.read_surface(incumbent.commit_hash or "", entry)},
-        baseline=dict(experiments[0].proposal.files),
-        history=_past(experiments, session.ledger.trials(tag)),
+        incumbent=files_at(session.workspace, session.session, incumbent.commit_hash or ""),
+        baseline=files_of(session.workspace, session.session, experiments[0]),
+        history=_past(session, experiments, session.ledger.trials(tag)),
         tag=tag,
         program=session.session.program,
         incumbent_number=incumbent.number,
@@ -37,19 +39,28 @@ def situation_of(session: ResearchSession) -> Situation:
         baseline_val_bpb=baseline.estimate if baseline else None,
         elsewhere=_elsewhere(session),
         machine=_machine_of(session, incumbent),
+        objective=session.objective.name if session.objective else "",
     )
 
 
-def _past(experiments: Sequence[Experiment], trials: Sequence[TrialRow]) -> list[PastExperiment]:
+def _past(
+    session: ResearchSession, experiments: Sequence[Experiment], trials: Sequence[TrialRow]
+) -> list[PastExperiment]:
     """Experiments but the baseline, each with what its trials measured."""
     numbers = {found.commit_hash: found.number for found in experiments if found.commit_hash}
     of: dict[int, list[TrialRow]] = {}
     for row in trials:
         of.setdefault(row.number, []).append(row)
-    return [_past_experiment(found, of.get(found.number, []), numbers) for found in experiments if found.number]
+    return [
+        _past_experiment(found, files_of(session.workspace, session.session, found), of.get(found.number, []), numbers)
+        for found in experiments
+        if found.number
+    ]
 
 
-def _past_experiment(found: Experiment, trials: list[TrialRow], numbers: Mapping[str, int]) -> PastExperiment:
+def _past_experiment(
+    found: Experiment, files: dict[str, str], trials: list[TrialRow], numbers: Mapping[str, int]
+) -> PastExperiment:
     verdict = found.verdict
     row = result_row(found, trials) if found.status else None
     own = [t.trial for t in trials if t.trial and t.commit_hash == found.commit_hash]
@@ -57,7 +68,7 @@ def _past_experiment(found: Experiment, trials: list[TrialRow], numbers: Mapping
     return PastExperiment(
         number=found.number,
         description=found.proposal.description,
-        files=found.proposal.files,
+        files=files,
         details=found.proposal.details,
         status=found.status,
         val_bpb=verdict.estimate if verdict else None,
@@ -77,18 +88,22 @@ def _past_experiment(found: Experiment, trials: list[TrialRow], numbers: Mapping
 
 
 def _elsewhere(session: ResearchSession) -> list[PastExperiment]:
-    """The newest keeps of other sessions whose scores may be compared with this one's."""
+    """The newest keeps of other sessions of this program whose scores may be compared with this one's."""
+    own = session.session
     alike = {
-        other.tag
+        other.tag: other
         for other in session.ledger.sessions()
-        if other.tag != session.tag and other.fingerprint == session.session.fingerprint
+        if other.tag != own.tag and other.fingerprint == own.fingerprint and other.program == own.program
     }
     kept = [
         found
         for found in session.ledger.judged_experiments()
         if found.tag in alike and found.number and found.status is Status.KEEP
     ]
-    return [_past_experiment(found, [], {}) for found in kept[-_MAX_ELSEWHERE:]]
+    return [
+        _past_experiment(found, files_of(session.workspace, alike[found.tag], found), [], {})
+        for found in kept[-_MAX_ELSEWHERE:]
+    ]
 
 
 def _machine_of(session: ResearchSession, incumbent: Experiment) -> MachineFacts:
@@ -105,9 +120,16 @@ def _machine_of(session: ResearchSession, incumbent: Experiment) -> MachineFacts
         budget=budget_in_words(rules),
         tok_sec=statistics.median(trial.tok_sec for trial in trials) if trials else None,
         peak_memory_gb=max(trial.peak_memory_mb for trial in trials) / 1024 if trials else None,
+        preparation=preparation_in_words(rules) if session.session.program == "data" else "",
     )
 
 
 def budget_in_words(rules: Rules) -> str:
     """ "20 CPU seconds": the budget with its unit."""
     return f"{rules.time_budget:g} {_UNITS[rules.clock]}"
+
+
+def preparation_in_words(rules: Rules) -> str:
+    """ "120 seconds and 512 MB of disk": what a recipe may take before the budget begins."""
+    limits = limits_of(rules)
+    return f"{limits.seconds:g} seconds and {limits.disk_mb:g} MB of disk"

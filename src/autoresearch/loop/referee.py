@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from autoresearch.contract.budget import Budget
 from autoresearch.contract.channel import encode_ask
 from autoresearch.contract.deep_examination import DeeplyExamined
 from autoresearch.contract.examination import Ask, Examined, examine, tolerance_for
-from autoresearch.contract.rules import Clock, Rules
+from autoresearch.contract.rules import Clock
 from autoresearch.hostile_text import one_line
 from autoresearch.loop import run_log
 from autoresearch.loop.candidate import Candidate, worth_preloading
@@ -27,7 +27,6 @@ from autoresearch.loop.conversation import Conversation, Ended
 from autoresearch.loop.interview import Interview
 from autoresearch.loop.orders import (
     MAX_ANSWER_BYTES,
-    MAX_WEIGHTS_HEADER_BYTES,
     Arena,
     Glimpse,
     Order,
@@ -36,17 +35,16 @@ from autoresearch.loop.orders import (
     constants_of,
     system_random,
 )
+from autoresearch.loop.peers import disturbance
+from autoresearch.loop.preparation import recorded_of
+from autoresearch.loop.recipe_feeder import RecipeSupply, supply_of
 from autoresearch.loop.spare import start_candidate
-from autoresearch.loop.supply import Supply
+from autoresearch.loop.weights import check_weights
 from autoresearch.sandbox.compile_cache import harvest
-from autoresearch.vocabulary import Examination, Outcome, Trial
+from autoresearch.vocabulary import DataCorrupt, Examination, Outcome, Trial
 
 _FAREWELL = 5.0  # seconds a candidate may take to exit once it knows its score
 _MAX_BATCH_TOKENS = 2**24
-# Below this share of a core the neighbours had the machine. The CPU clock itself forgives a lot: the baseline on `tiny`
-# measured 23.6, 22.5, 21.5 and 21.4 thousand tokens per CPU second at shares of 84, 56, 44 and 36 %.
-DISTURBED_CPU_SHARE = 0.5
-_HANGS_BELOW = 0.05  # of a core: at load 9 a starved candidate had 0.2 of one
 
 
 def run_trial(
@@ -119,16 +117,17 @@ class _Run:
         self._candidate = candidate
         self._tree = candidate.tree
         self._talk = Conversation(candidate, log_path, arena.limits, stop)
-        self._budget = Budget(arena.rules, self._tree.cpu_seconds)
+        self._budget = Budget(arena.rules, self._cpu_seconds)
         self._on_glimpse = on_glimpse
         self._on_examination = on_examination
         self._stop = stop
         self._phase = "start-up"
         self._batch_tokens = 0
-        self._rows_shape = (0, 0)
+        self._opened: list[int] = []
         self._steps = 0
         self._tokens = 0
         self._feeder_wait = 0.0
+        self._recipe_log = ""  # where the recipe's feed ended the trial
         self._startup = 0.0
         self._startup_used = 0.0
         self._hello_at = 0.0
@@ -152,7 +151,7 @@ class _Run:
         """Start feeder and candidate, serve them to the end, and account for everything."""
         feeder_home = self._candidate.folder / "feeder"
         feeder_home.mkdir()
-        self._feeder = Supply(self._arena.prepared.directory, self._order.seed, feeder_home)
+        self._feeder = supply_of(self._arena, self._order.seed, feeder_home)
         examined: Examined | None = None
         try:
             on_start(self._tree.pid, self._tree.created_at)
@@ -160,6 +159,7 @@ class _Run:
             try:
                 examined = self._serve()
                 self._farewell(examined)
+                self._look_at_text()
                 deep = self._examine_deeply(examined, fresh) if examined.val_bpb is not None else None
                 reason = deep.reason if deep else examined.reason
                 return self._account(Outcome.REJECTED if reason else Outcome.FINISHED, reason, examined, deep)
@@ -167,6 +167,11 @@ class _Run:
                 return self._account(ended.outcome, ended.reason, examined, None)
         finally:
             self._feeder.close()
+
+    def _cpu_seconds(self) -> float:
+        """What the CPU clock counts: the candidate's whole tree, and a recipe's work while it feeds."""
+        own = self._tree.cpu_seconds()
+        return own if self._arena.recipe is None else own + self._feeder.tree.cpu_seconds()
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +207,7 @@ class _Run:
     def _introduce(self) -> None:
         self._talk.introduced = True
         self._hello_at = self._budget.now()
-        constants = constants_of(self._rules, self._order)
+        constants = constants_of(self._rules, self._order, self._arena.max_device_batch_size)
         self._talk.send({"op": "constants", "constants": constants, "task": "train"}, self._arena.tokenizer_table)
 
     def _open_stream(self, header: dict[str, Any]) -> None:
@@ -215,16 +220,32 @@ class _Run:
             and batch_size * seq_len <= _MAX_BATCH_TOKENS
         ):
             raise Ended(Outcome.REJECTED, "a data loader of impossible shape was asked for")
-        self._rows_shape = (batch_size, seq_len + 1)
+        self._opened.append(batch_size)
         self._batch_tokens = batch_size * seq_len
-        self._feeder.open(batch_size, seq_len)
+        with self._recipes_fault():
+            self._feeder.open(batch_size, seq_len, self._arena.prepared.tokenizer.get_vocab_size())
+
+    def _next_batch(self, deadline: float, progress: float) -> tuple[dict[str, Any], bytes]:
+        with self._recipes_fault():
+            return self._feeder.next(deadline, progress)
+
+    @contextlib.contextmanager
+    def _recipes_fault(self) -> Iterator[None]:
+        """What a recipe's feeder does wrong ends the trial; what ours does is our own fault, and flies through."""
+        try:
+            yield
+        except DataCorrupt as error:
+            if not isinstance(self._feeder, RecipeSupply):
+                raise
+            self._recipe_log = f"\n--- the recipe's feed ---\n{self._feeder.log()}"
+            raise Ended(Outcome.CRASHED, f"the recipe's feed: {one_line(error.message, 300)}") from error
 
     def _hand_out(self) -> None:
         first = not self._budget.started
         if first:
             spent = self._budget.now() - self._hello_at
             # the feeder had the whole start-up to get ready; what is left of its start is not the candidate's time
-            ready = self._feeder.next(time.monotonic() + self._rules.startup_cap)
+            ready = self._next_batch(time.monotonic() + self._rules.startup_cap, 0.0)
             self._cpu_at_start = self._tree.cpu_seconds()
         if not self._budget.another_batch():
             self._phase = "hand-over"
@@ -238,7 +259,7 @@ class _Run:
                 self._budget.charge(spent - self._order.startup_allowance)
         else:
             asked = time.monotonic()
-            ready = self._feeder.next(asked + self._rules.wall_deadline)
+            ready = self._next_batch(asked + self._rules.wall_deadline, self._budget.progress())
             waited = time.monotonic() - asked
             self._feeder_wait += waited
             self._budget.add_wait(waited)
@@ -259,7 +280,7 @@ class _Run:
         self._end_training()
         if self._budget.overrun():
             raise Ended(Outcome.TIMED_OUT, self._too_late())
-        self._check_weights(weights)
+        check_weights(weights)
         self._weights = weights
         self._phase = "examination"
         self._exam_began = time.monotonic()
@@ -309,23 +330,6 @@ class _Run:
             return result
         self._talk.send(*encode_ask(ask))
         return None
-
-    def _check_weights(self, weights: bytes) -> None:
-        """Refuse what is not a safetensors file: 8 bytes header size, a JSON header, the tensors."""
-        from safetensors import SafetensorError, deserialize
-
-        header_bytes = int.from_bytes(weights[:8], "little")
-        if header_bytes > MAX_WEIGHTS_HEADER_BYTES:
-            raise Ended(
-                Outcome.REJECTED,
-                f"the weights' header has {header_bytes:,} bytes, {MAX_WEIGHTS_HEADER_BYTES:,} are accepted",
-            )
-        try:
-            deserialize(weights)  # type: ignore[no-untyped-call]
-        except (SafetensorError, ValueError) as error:
-            raise Ended(
-                Outcome.REJECTED, f"the weights handed over are not safetensors: {one_line(str(error), 120)}"
-            ) from error
 
     def _farewell(self, examined: Examined) -> None:
         """Tell the candidate its score, let it print its summary, and end it with all it started."""
@@ -379,17 +383,33 @@ class _Run:
             raise Ended(Outcome.TIMED_OUT, f"start-up took more than {self._rules.startup_cap:g} s")
         if self._phase in ("training", "hand-over"):
             if self._budget.overrun():
+                self._end_training()  # whether neighbours starved it is told from what it was given
                 raise Ended(Outcome.TIMED_OUT, self._too_late())
             if self._budget.wall_seconds() > self._rules.wall_deadline:
-                if self._phase == "training":
-                    self._end_training()
+                self._end_training()
                 raise Ended(Outcome.TIMED_OUT, f"training took more than {self._rules.wall_deadline:g} s of wall time")
         if self._phase == "examination" and now - self._exam_began > self._rules.exam_deadline:
             raise Ended(Outcome.TIMED_OUT, f"the examination took more than {self._rules.exam_deadline:g} s")
         if total > self._rules.trial_deadline:
             raise Ended(Outcome.TIMED_OUT, f"the whole trial took more than {self._rules.trial_deadline:g} s")
         if self._talk.look():
+            self._look_at_feeder()
             self._glimpse()
+
+    def _look_at_text(self) -> None:
+        """Refuse a recipe that fed more of the validation text than its training text holds: it may stand in its source."""
+        if isinstance(self._feeder, RecipeSupply) and (problem := self._feeder.text_problem()):
+            raise Ended(Outcome.REJECTED, problem)
+
+    def _look_at_feeder(self) -> None:
+        """End a recipe whose feed uses too much. Where the contract's own feeder runs there is nothing to look at."""
+        if self._arena.recipe is None:
+            return
+        memory, allowed = self._feeder.tree.memory_mb(), self._arena.limits.memory_mb
+        if memory > allowed:
+            raise Ended(
+                Outcome.CRASHED, f"the recipe's feed: out of memory: {memory:,.0f} MB of {allowed:,.0f} allowed"
+            )
 
     def _too_late(self) -> str:
         unit = "CPU seconds" if self._rules.clock is Clock.CPU else "s"
@@ -426,7 +446,7 @@ class _Run:
         cpu_seconds = self._cpu_in_all or self._tree.cpu_seconds()
         self._candidate.close_log()  # nothing writes to the log after this
         finished = outcome is Outcome.FINISHED
-        log = run_log.read_log(self._log_path)
+        log = run_log.read_log(self._log_path) + self._recipe_log
         share = self._cpu_while_training / self._trained_wall if self._trained_wall > 0 else None
         on_cpu = self._rules.clock is not Clock.WALL
         claimed = run_log.claimed_summary(log)
@@ -439,6 +459,7 @@ class _Run:
             slice=self._order.slice,
             num_steps=self._steps,
             num_tokens=self._tokens,
+            device_batch_size=self._opened[-1] if self._opened else 0,
             budget_used=self._used,
             training_seconds=self._trained_wall,
             startup_seconds=self._startup,
@@ -446,12 +467,13 @@ class _Run:
             exam_seconds=self._exam_seconds,
             exam_used=self._exam_used,
             feeder_wait_seconds=self._feeder_wait,
+            **recorded_of(self._arena),
             total_seconds=time.monotonic() - self._began,
             cpu_seconds=cpu_seconds,
             cpu_share=share if on_cpu else None,
             tok_sec=self._tokens_per_second(self._used, self._trained_wall),
             peak_memory_mb=memory,
-            disturbed=_disturbance(share, self._rules, is_over=outcome is Outcome.TIMED_OUT)
+            disturbed=disturbance(share, self._rules, is_over=outcome is Outcome.TIMED_OUT)
             if examined or outcome is Outcome.TIMED_OUT
             else "",
             sealed=self._arena.seal.level,
@@ -462,23 +484,15 @@ class _Run:
             leak_interval_bpb=deep.leak_interval_bpb if deep else None,
             leak_bound_bpb=deep.bound_bpb if deep else None,
             weights_sha256=hashlib.sha256(self._weights).hexdigest() if self._weights else "",
+            exam_batch_size=self._batch_size,
             audited_positions=examined.audited_positions if examined else 0,
             prefix_pairs=examined.prefix_pairs if examined else 0,
             largest_deviation=examined.largest_deviation if examined else None,
             claimed=claimed,
             log_tail=run_log.tail_of(log),
         )
-        return TrialRun(trial, log, self._weights if finished else None)
+        return TrialRun(trial, log, self._weights if finished else None, tuple(self._opened))
 
 
 def _strength(deep: DeeplyExamined | None) -> Examination:
     return Examination.SCREENED if deep is None else Examination.DEEP
-
-
-def _disturbance(share: float | None, rules: Rules, *, is_over: bool = False) -> str:
-    """Why the neighbours spoiled a run, or ""; is_over: it ran out of wall time, which one that hangs does by itself."""
-    if rules.clock is not Clock.CPU or share is None or share >= DISTURBED_CPU_SHARE:
-        return ""
-    if is_over and share < _HANGS_BELOW:
-        return ""
-    return f"the candidate had {share:.0%} of a core while training: neighbours used the machine"

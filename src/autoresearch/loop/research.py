@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoresearch.loop.objective import judged_on
 from autoresearch.loop.outlook import situation_of
+from autoresearch.loop.program_files import files_at, files_of
 from autoresearch.loop.session import Reporter, ResearchSession, Stopped
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.verdict import judge_failure
-from autoresearch.proposers.novelty import is_seed_only, same_program
+from autoresearch.proposers.novelty import is_seed_only_edit, same_files
 from autoresearch.proposers.situation import Proposer
 from autoresearch.providers.exchange import Interrupted
 from autoresearch.records.ledger import Experiment
@@ -49,7 +51,7 @@ def research(session: ResearchSession, proposer: Proposer, reporter: Reporter) -
             refusal = why_refused(session, experiment)
             verdict = judge_failure(Outcome.REJECTED, refusal) if refusal else session.try_out(experiment)
             concluded = session.conclude(experiment, verdict)
-            reporter.note(one_line_of(concluded))
+            reporter.note(one_line_of(concluded, judged_on(session.session)))
     except (Stopped, Interrupted):
         return "stopped"
     except SpendingCapReached as reached_cap:
@@ -99,16 +101,14 @@ def why_refused(session: ResearchSession, experiment: Experiment) -> str:
         return (
             f"it touches {outside[0]}, and the {session.session.program} program may edit {', '.join(sorted(allowed))}"
         )
-    entry = session.session.entry
-    before = session.workspace.read_surface(experiment.incumbent, entry)
-    after = experiment.proposal.files.get(entry, before)
-    if same_program(before, after):
+    workspace, row = session.workspace, session.session
+    before, after = files_at(workspace, row, experiment.incumbent), files_of(workspace, row, experiment)
+    if same_files(before, after):
         return "the edit changes nothing but layout or comments"
-    if is_seed_only(before, after):
+    if is_seed_only_edit(before, after):
         return "the edit only changes the random seed"
     for earlier in session.ledger.experiments(session.tag):
-        tried = earlier.proposal.files.get(entry)
-        if earlier.number < experiment.number and tried is not None and same_program(tried, after):
+        if earlier.number < experiment.number and same_files(files_of(workspace, row, earlier), after):
             return f"the same program was tried as experiment {earlier.number}"
     return ""
 
@@ -125,11 +125,11 @@ def check_crash_streak(session: ResearchSession) -> None:
         )
 
 
-def one_line_of(experiment: Experiment) -> str:
-    """What the terminal keeps of a concluded experiment."""
+def one_line_of(experiment: Experiment, judged: str = "val_bpb") -> str:
+    """What the terminal keeps of a concluded experiment. judged: what its score is."""
     verdict = experiment.verdict
     assert verdict is not None
-    estimate = "" if verdict.estimate is None else f"  val_bpb {verdict.estimate:.4f}"
+    estimate = "" if verdict.estimate is None else f"  {judged} {verdict.estimate:.4f}"
     return f"#{experiment.number} {experiment.status}  {experiment.proposal.description}{estimate}  ({verdict.reason})"
 
 

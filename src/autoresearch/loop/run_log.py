@@ -12,6 +12,10 @@ from autoresearch.hostile_text import plain_line
 _KEPT_HEAD = 64 * 1024
 _KEPT_TAIL = 192 * 1024
 _LOSS = re.compile(r"loss:\s*([0-9]+(?:\.[0-9]+)?)")
+# the last line of a traceback: Python's own names, and those of this package's errors, which a recipe meets
+_ERROR = re.compile(
+    r"[A-Za-z_.]{1,80}(Error|Exception|Interrupt|Exit|Iteration)\b|autoresearch\.[a-z_.]{1,60}\.[A-Z]\w{0,40}: "
+)
 _SUMMARY_LINE = re.compile(r"([A-Za-z_]{1,32}):\s+([0-9][0-9.,]{0,24})\s*")
 SUMMARY_KEYS = (
     "training_seconds",
@@ -84,9 +88,9 @@ def why_it_ended(text: str, code: int | None) -> tuple[bool, str]:
     lowered = tail.lower()
     if "out of memory" in lowered or "memoryerror" in lowered or "can't allocate memory" in lowered:
         return False, "out of memory"
-    errors = [line for line in lines if re.match(r"[A-Za-z_.]{1,80}(Error|Exception|Interrupt|Exit|Iteration)\b", line)]
+    errors = [line for line in lines if _ERROR.match(line)]
     if errors:
         return False, errors[-1]
     if code is not None and code < 0:
         return False, f"killed by signal {-code}"
-    return False, f"ended with exit code {code} before handing over its weights"
+    return False, f"ended with exit code {code} before it was done"

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from autoresearch.contract.channel import REBUILD
 from autoresearch.loop.candidate import remove_dead_folders
-from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, allowance
-from autoresearch.loop.peers import beside_its_peers, median_speed, score_of
+from autoresearch.loop.fed import refused_as_repeated
+from autoresearch.loop.objective import Objective, noise_in
+from autoresearch.loop.orders import Arena, DeepWish, Glimpse, Order, TrialRun
+from autoresearch.loop.peers import accepted, allowances, beside_its_peers, score_of
+from autoresearch.loop.preparation import Pantry, prepared_arena
+from autoresearch.loop.program_files import by_hand_command, files_of, hyperparameters_of, trained_file
 from autoresearch.loop.referee import run_trial
+from autoresearch.loop.scoring import scored_under, trained_for
 from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.spare import Spare
-from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure, noise_of
-from autoresearch.proposers.constants import defines_function, read_constants
+from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure
+from autoresearch.loop.wishes import deep_wish
+from autoresearch.proposers.constants import defines_function
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
 from autoresearch.records.run_report import RunIdentity, run_json, write_run
 from autoresearch.repository import Identity
@@ -37,7 +44,6 @@ from autoresearch.workspace import Workspace, admitted, refusal_of
 
 BASELINE = 0
 _RERUNS = 1  # times a disturbed run is repeated before it is taken as it is, marked
-_FAR_OUTSIDE = 6.0  # standard deviations of one trial below the incumbent: by chance once in a billion
 
 
 class Reporter(Protocol):
@@ -66,7 +72,11 @@ class ResearchSession:
         settings: Settings,
         reporter: Reporter,
         stop: threading.Event,
+        pantry: Pantry | None = None,
+        base_recipe: dict[str, str] | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        """base_recipe: the workspace's recipe where it is not the shipped one. objective: None for val_bpb itself."""
         self.workspace = workspace
         self.ledger = ledger
         self.session = session
@@ -74,6 +84,9 @@ class ResearchSession:
         self.settings = settings
         self.reporter = reporter
         self.stop = stop
+        self.pantry = pantry
+        self.base_recipe = base_recipe
+        self.objective = objective
         self.spare = Spare(arena)
         self.records = SessionRecords(workspace, ledger, session)
         self.policy = Policy(keep=settings.keep_probability, max_pairs=settings.max_pairs)
@@ -91,12 +104,10 @@ class ResearchSession:
 
     def noise(self) -> Noise:
         """Spread of one trial, pooled from every repeat under this fingerprint."""
-        groups = self.ledger.score_groups(self.session.fingerprint)
-        rules = self.arena.rules
-        return noise_of(groups, prior=rules.noise_prior, prior_weight=rules.noise_prior_weight)
+        return noise_in(self.ledger, self.session)
 
     def incumbent_estimate(self) -> Estimate:
-        """Mean val_bpb of the incumbent on the search slice: its place when it was kept, and its re-runs since."""
+        """Mean score of the incumbent on the search slice: its place when it was kept, and its re-runs since."""
         incumbent = self.incumbent()
         noise = self.noise().sd
         verdict = incumbent.verdict
@@ -169,10 +180,10 @@ class ResearchSession:
             seed = self.seed_for("calibrate", incumbent.number, scores)
             what = f"{'baseline' if incumbent.number == BASELINE else 'incumbent'}, run {scores + 1} of {repeats}"
             trial = self.run(incumbent, incumbent.number, Purpose.CALIBRATE, seed, Slice.SEARCH, what)
-            if trial.val_bpb is None:
+            if trial.score is None:
                 raise SessionStopped(
                     f"the {'baseline' if incumbent.number == BASELINE else 'incumbent'} does not run ({trial.outcome}: {trial.reason})\n{trial.log_tail}".rstrip(),
-                    hint=f"autoresearch train {self.session.entry}   (then commit the mended file and start a new tag)",
+                    hint=f"{by_hand_command(self.session)}   (then commit the mended file and start a new tag)",
                 )
             scores += 1
 
@@ -186,7 +197,7 @@ class ResearchSession:
         if baseline.state is State.COMMITTED:
             if not self.can_be_rebuilt():
                 self.reporter.note(
-                    f"no deep examination: {self.session.entry} defines no {REBUILD}(weights), so scores are only screened "
+                    f"no deep examination: {self.experiment_file} defines no {REBUILD}(weights), so scores are only screened "
                     "(docs/contract.md)"
                 )
             self.calibrate(self.settings.calibration)
@@ -255,13 +266,13 @@ class ResearchSession:
         if first is None:
             seed = self.seed_for("first", number, 0)
             first = self.run(experiment, number, Purpose.FIRST, seed, Slice.SEARCH, experiment.proposal.description)
-        if first.val_bpb is None:
+        if first.score is None:
             return judge_failure(first.outcome, first.reason)
         incumbent = self._experiment_of(experiment.incumbent)
         pairs: list[tuple[float, float]] = []
         while True:
             noise = self.noise().sd
-            verdict = judge(Evidence(self.incumbent_estimate(), [first.val_bpb], pairs, noise), self.policy)
+            verdict = judge(Evidence(self.incumbent_estimate(), [first.score], pairs, noise), self.policy)
             if verdict.status is not None:
                 return verdict
             seed = self.seed_for("pair", number, len(pairs))
@@ -273,14 +284,14 @@ class ResearchSession:
                     trial = self.run(who, number, purpose, seed, Slice.CONFIRM, described)
                 arms.append(trial)
             candidate, opponent = arms
-            if candidate.val_bpb is None:
+            if candidate.score is None:
                 return judge_failure(candidate.outcome, f"on a repeat: {candidate.reason}")
-            if opponent.val_bpb is None:
+            if opponent.score is None:
                 raise SessionStopped(
                     f"the incumbent (experiment {incumbent.number}) no longer runs ({opponent.outcome}: {opponent.reason})\n{opponent.log_tail}".rstrip(),
                     hint=f"autoresearch research {self.tag} --resume   (when the machine is well again)",
                 )
-            pairs.append((candidate.val_bpb, opponent.val_bpb))
+            pairs.append((candidate.score, opponent.score))
 
     def conclude(self, experiment: Experiment, verdict: Verdict) -> Experiment:
         """Record the verdict, then settle it."""
@@ -334,7 +345,8 @@ class ResearchSession:
 
     def _run_once(self, who: Experiment, number: int, purpose: Purpose, seed: int, part: Slice, what: str) -> Trial:
         assert who.commit_hash is not None
-        files = {self.session.entry: self._text_of(who)}
+        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
+        entry, files = self.experiment_file, {self.experiment_file: self._text_of(who)}
         trial_id = self.ledger.start_trial(
             self.tag, number, who.commit_hash, purpose, seed, part, self.session.fingerprint
         )
@@ -348,71 +360,99 @@ class ResearchSession:
             seed=seed,
             slice=part,
             started_at=now(),
-            hyperparameters=self._hyperparameters(files[self.session.entry]),
+            hyperparameters=hyperparameters_of(files_of(self.workspace, self.session, who), self.session.preset),
         )
         write_run(self.workspace.data_dir, run_json(identity, None))
-        done = run_trial(
-            self.arena,
-            Order(
-                files,
-                self.session.entry,
-                seed,
-                part,
-                self._deep_wish(who, purpose),
-                is_trusted=who.number == BASELINE,
-                **self._allowances() if who.number != BASELINE else {},
-            ),
-            self.workspace.run_log_path,
-            on_start=lambda pid, created: self.ledger.trial_process(trial_id, pid, created),
-            on_glimpse=lambda glimpse: self._show(glimpse, number, purpose, what),
-            on_examination=lambda: self.spare.start(files[self.session.entry]),
-            spare=self.spare.take(),
-            fresh=lambda: self.spare.fresh(files[self.session.entry]),
-            stop=self.stop,
+
+        def on_start(pid: int, created: float) -> None:
+            self.ledger.trial_process(trial_id, pid, created)
+
+        def on_glimpse(glimpse: Glimpse) -> None:
+            self._show(glimpse, number, purpose, what)
+
+        order = Order(
+            files,
+            entry,
+            seed,
+            part,
+            self._deep_wish(who, purpose),
+            is_trusted=who.number == BASELINE,
+            **allowances(self._trials_of(baseline), self.arena.rules) if who.number != BASELINE else {},
         )
-        baseline = self.ledger.experiment(self.tag, BASELINE).commit_hash
+        arena = self._arena_of(who, purpose, order, on_start, on_glimpse)
+        if isinstance(arena, TrialRun):
+            done = arena  # the recipe could not be prepared, or feeds what another did
+        else:
+            fresh = partial(self.spare.fresh, files[entry])
+            done = run_trial(
+                arena,
+                order if self.objective is None else trained_for(order),
+                self.workspace.run_log_path,
+                on_start=on_start,
+                on_glimpse=on_glimpse,
+                on_examination=lambda: self.spare.start(files[entry]),
+                spare=self.spare.take(),
+                fresh=fresh,
+                stop=self.stop,
+            )
+            if self.objective is not None:
+                done = scored_under(self.objective, arena, order, done, fresh, on_glimpse, self.stop)
         peers = self._trials_of(who.commit_hash)
         trial = beside_its_peers(done.trial, peers, self._trials_of(baseline), self.arena.rules.clock)
         if done.weights is not None and purpose in (Purpose.CALIBRATE, Purpose.FIRST, Purpose.PAIR):
             # stored for every finished candidate; those of discarded ones are dropped with the verdict
-            self.records.keep_weights(done.weights)
+            self.records.keep_weights(done.weights, arena)
         self.ledger.end_trial(trial_id, trial, done.log)
         write_run(self.workspace.data_dir, run_json(identity, trial))
         return trial
 
-    def _deep_wish(self, who: Experiment, purpose: Purpose) -> DeepWish | None:
-        """Which of a commit's scores are examined deeply: all that a keep could rest on, and what no one has seen before.
+    def _arena_of(
+        self,
+        who: Experiment,
+        purpose: Purpose,
+        order: Order,
+        on_start: Callable[[int, float], None],
+        on_glimpse: Callable[[Glimpse], None],
+    ) -> Arena | TrialRun:
+        """Where the trial runs: on the contract's own text, or on what the experiment's recipe makes of it.
 
-        None where the baseline cannot be rebuilt from its weights: then no score is more than screened.
+        A recipe that fails, or an idea whose rows were all fed before, has ended the trial: that is what comes back then.
         """
+        recipe = self._recipe_of(who)
+        if recipe is None:
+            return self.arena
+        assert self.pantry is not None, "a session with a recipe is begun with a pantry"
+        on_glimpse(Glimpse("preparation"))
+        arena = prepared_arena(
+            self.arena,
+            self.pantry,
+            recipe,
+            order,
+            self.workspace.run_log_path,
+            on_start=on_start,
+            on_line=lambda line: on_glimpse(Glimpse(f"preparation: {line}")),
+            stop=self.stop,
+        )
+        if purpose is not Purpose.FIRST or self.session.program != "data" or isinstance(arena, TrialRun):
+            return arena
+        before = [found for found in self.ledger.experiments(self.tag) if found.number < who.number]
+        texts = ((found.number, files_of(self.workspace, self.session, found)) for found in before)
+        return refused_as_repeated(arena, self.pantry, texts, order, self.stop) or arena
+
+    def _recipe_of(self, who: Experiment) -> dict[str, str] | None:
+        """The recipe that feeds this experiment: its own in the data program, else the workspace's; None for the shipped one."""
+        if self.session.program == "data":
+            return files_of(self.workspace, self.session, who)
+        return self.base_recipe
+
+    def _deep_wish(self, who: Experiment, purpose: Purpose) -> DeepWish | None:
+        """When this trial is examined deeply; None where the baseline cannot be rebuilt: no score is more than screened."""
         if not self.can_be_rebuilt():
             return None
+        trials = [row.trial for row in self._trials_of(who.commit_hash) if row.trial]
         noise = self.noise().sd
-        passed = [row.trial for row in self._trials_of(who.commit_hash) if row.trial and row.trial.leak_bound_bpb]
-        asked = sum(trial.deep_prefixes for trial in passed)
-        if purpose is Purpose.CALIBRATE:
-            return DeepWish(lambda _score: not passed, noise, asked)  # once: it shows that the file can be rebuilt
-        if purpose is Purpose.PAIR:
-            return DeepWish(lambda _score: True, noise, asked)
-        incumbent = self.incumbent_estimate()
-
-        def is_promising(score: float) -> bool:
-            return judge(Evidence(incumbent, [score], [], noise), self.policy).status is not Status.DISCARD
-
-        def is_far_outside(score: float) -> bool:
-            return score < incumbent.mean - _FAR_OUTSIDE * noise
-
-        return DeepWish(is_promising if purpose is Purpose.FIRST else is_far_outside, noise, asked)
-
-    def _allowances(self) -> dict[str, Any]:
-        """What a candidate may do before the clock and while it is examined, from the baseline's own trials."""
-        baseline = self._trials_of(self.ledger.experiment(self.tag, BASELINE).commit_hash)
-        trials = [row.trial for row in baseline if row.trial and row.trial.val_bpb is not None]
-        return {
-            "startup_allowance": allowance([trial.startup_used for trial in trials], self.arena.rules),
-            "exam_allowance": allowance([trial.exam_used for trial in trials], self.arena.rules),
-            "usual_tok_sec": median_speed(baseline) or 0.0,
-        }
+        incumbent = None if purpose is Purpose.CALIBRATE else self.incumbent_estimate()
+        return deep_wish(purpose, trials, incumbent, noise, self.policy)
 
     def can_be_rebuilt(self) -> bool:
         """Whether the baseline's file says how to rebuild its model from its weights."""
@@ -423,16 +463,15 @@ class ResearchSession:
         """End the process that waits for an order, if there is one."""
         self.spare.close()
 
-    def _text_of(self, who: Experiment) -> str:
-        text = who.proposal.files.get(self.session.entry)
-        return text if text is not None else self.workspace.read_surface(who.commit_hash or "", self.session.entry)
+    @property
+    def experiment_file(self) -> str:
+        """The file that is trained: the one that research edits, or in the data program the frozen one."""
+        return trained_file(self.session)
 
-    def _hyperparameters(self, source: str) -> dict[str, Any]:
-        try:
-            found = read_constants(source, self.session.preset)
-        except SyntaxError:
-            return {}  # the trial says so itself
-        return {name: literal.value for name, literal in found.literals.items()}
+    def _text_of(self, who: Experiment) -> str:
+        """The experiment file as this experiment trains it."""
+        text = who.proposal.files.get(self.experiment_file)
+        return text if text is not None else self.workspace.read_surface(who.commit_hash or "", self.experiment_file)
 
     def _done(self, number: int, purpose: Purpose, repeat: int = 0) -> Trial | None:
         """The accepted trial of that purpose, when it was run before a resume."""
@@ -444,11 +483,7 @@ class ResearchSession:
             for row in self.ledger.trials(self.tag, number)
             if row.purpose is purpose and row.seed == seed and row.trial
         ]
-        ended = [row.trial for row in rows if row.trial and row.trial.outcome is not Outcome.ABANDONED]
-        settled = [trial for trial in ended if not trial.disturbed]
-        if settled:
-            return settled[-1]
-        return ended[-1] if len(ended) > _RERUNS else None
+        return accepted([row.trial for row in rows if row.trial], _RERUNS)
 
     def _experiment_of(self, commit: str) -> Experiment:
         found = [e for e in self.ledger.experiments(self.tag) if e.commit_hash == commit]

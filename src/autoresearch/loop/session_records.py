@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoresearch.files import sweep_temporaries
+from autoresearch.loop.orders import Arena, TrialRun
 from autoresearch.records.ledger import Experiment, Ledger, Session
 from autoresearch.records.run_report import write_status
-from autoresearch.records.snapshots import store_checkpoint, write_snapshot
+from autoresearch.records.snapshots import store_checkpoint, store_tokenizer, tokenizer_name, write_snapshot
 from autoresearch.records.tables import write_tables
 from autoresearch.vocabulary import Status
 from autoresearch.workspace import Workspace
@@ -58,14 +59,19 @@ class SessionRecords:
         wanted = {e.commit_hash for e in self._ledger.experiments(self._tag) if e.status in (Status.KEEP, None)}
         trials = [row for row in self._ledger.trials(self._tag) if row.trial and row.commit_hash in wanted]
         kept = {f"{row.trial.weights_sha256}.safetensors" for row in trials if row.trial}
+        used = {row.trial.tokenizer_sha256 for row in trials if row.trial} | {self._session.hashes.get("tokenizer", "")}
+        kept |= {tokenizer_name(digest) for digest in used}
         folder = self._workspace.checkpoints_dir(self._tag)
         for path in folder.iterdir() if folder.is_dir() else []:
             if path.name not in kept:
                 path.unlink()
 
-    def keep_weights(self, weights: bytes) -> None:
-        """Store a candidate's weights until its verdict."""
-        store_checkpoint(self._workspace.checkpoints_dir(self._tag), weights)
+    def keep_weights(self, weights: bytes, arena: Arena | TrialRun) -> None:
+        """Store a candidate's weights until its verdict, and the tokenizer of the arena that it was trained in."""
+        folder = self._workspace.checkpoints_dir(self._tag)
+        if isinstance(arena, Arena):
+            store_tokenizer(folder, arena.prepared.tokenizer.to_json())
+        store_checkpoint(folder, weights)
 
     def sweep(self) -> None:
         """Remove half-written files of killed processes, and checkpoints that no trial came to own."""

@@ -9,29 +9,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from autoresearch.loop.objective import NAME
 from autoresearch.vocabulary import UsageError
 
 ENVIRONMENT_PREFIX = "AUTORESEARCH_"
 # Named by other parts of the program; not session settings, though they share the prefix.
-_OTHER_VARIABLES = frozenset({"BACKEND", "CACHE"})
+_OTHER_VARIABLES = frozenset({"BACKEND", "CACHE", "SAVE"})
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a session is run. None means: no limit, or decided by what is found on this machine.
 
-    contract: preset name. dataset: corpus name. proposer: who has the ideas (hybrid where a model is named, else search).
+    contract: preset name. dataset: corpus name. num_shards: training shards of it, -1: all. proposer: who has the ideas (hybrid where a model is named, else search).
     model: chain of language models in order of preference. usd, tokens: caps of a session. model_share: share of a hybrid's
     experiments that the model proposes. prompt_tokens, reply_tokens: most that is sent and asked for. model_seconds:
-    patience with one call. agent_turns, agent_minutes: patience with a coding agent. file: the experiment file.
+    patience with one call. agent_turns, agent_minutes: patience with a coding agent. program: model or data. file: what research edits first
+    (train.py, or data_sources.py in the data program).
     experiments, hours: limits. seed: of the session; every trial's seed comes from it. calibration: baseline repeats.
     keep_probability: provisional keeps. max_pairs: most repeats of one idea. refresh_every: re-run the incumbent after
-    so many experiments. crash_streak: stop after so many crashes in a row. threads: CPU threads of a candidate.
-    sandbox: auto (the strongest that works here), bubblewrap, landlock, sandbox-exec or none.
+    so many experiments. crash_streak: stop after so many crashes in a row. threads: CPU threads of a candidate. max_device_batch_size: most rows of a forward pass; both measured where None.
+    blas: what does the matrix products of MLX on a CPU: auto (the system's OpenBLAS where there is one), none, or a library's path.
+    sandbox: auto (the strongest that works here), bubblewrap, landlock, sandbox-exec or none. objective: what is judged:
+    bpb, or bpb@4bit after quantization (1 to 8 bits, bpb@4bit:METHOD). noise_prior: spread of one trial's score, in bits
+    per byte, that is assumed until repeats say otherwise (None: the contract's).
     """
 
     contract: str | None = None
     dataset: str | None = None
+    num_shards: int | None = None
     proposer: str | None = None
     model: str | None = None
     usd: float | None = None
@@ -43,7 +49,7 @@ class Settings:
     agent_turns: int = 40
     agent_minutes: float = 10.0
     program: str = "model"
-    file: str = "train.py"
+    file: str | None = None
     experiments: int | None = None
     hours: float | None = None
     seed: int = 0
@@ -52,8 +58,17 @@ class Settings:
     max_pairs: int = 3
     refresh_every: int = 8
     crash_streak: int = 8
-    threads: int = 1
+    threads: int | None = None
+    max_device_batch_size: int | None = None
+    blas: str = "auto"
     sandbox: str = "auto"
+    objective: str = "bpb"
+    noise_prior: float | None = None
+
+    @property
+    def entry(self) -> str:
+        """The file in force: the one named, else the program's usual one."""
+        return self.file or {"data": "data_sources.py"}.get(self.program, "train.py")
 
     @property
     def proposer_name(self) -> str:
@@ -113,8 +128,18 @@ def _article(kind: str) -> str:
 
 def _checked(settings: Settings) -> Settings:
     positive = (
-        *("experiments", "hours", "calibration", "max_pairs", "refresh_every", "crash_streak", "threads"),
+        *(
+            "experiments",
+            "hours",
+            "calibration",
+            "max_pairs",
+            "refresh_every",
+            "crash_streak",
+            "threads",
+            "max_device_batch_size",
+        ),
         *("usd", "tokens", "prompt_tokens", "reply_tokens", "model_seconds", "agent_turns", "agent_minutes"),
+        "noise_prior",
     )
     for key in positive:
         value = getattr(settings, key)
@@ -122,9 +147,18 @@ def _checked(settings: Settings) -> Settings:
             raise UsageError(
                 f"setting {key} = {value} must be more than zero and finite", hint="autoresearch research --help"
             )
+    if settings.num_shards is not None and settings.num_shards < 1 and settings.num_shards != -1:
+        raise UsageError(
+            f"setting num_shards = {settings.num_shards} must be 1 or more, or -1 for all", hint="--num-shards 10"
+        )
     if settings.calibration < 2:
         raise UsageError(
             "setting calibration must be at least 2: one run says nothing about noise", hint="--calibration 3"
+        )
+    if not NAME.fullmatch(settings.objective):
+        raise UsageError(
+            f"setting objective = {settings.objective!r} is no objective: bpb, or bpb@4bit with 1 to 8 bits",
+            hint="--objective bpb@4bit",
         )
     if not 0 <= settings.model_share <= 1:
         raise UsageError("setting model_share must be between 0 and 1", hint="--model-share 0.3")

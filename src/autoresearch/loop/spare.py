@@ -16,6 +16,7 @@ def start_candidate(arena: Arena, preload: Sequence[str] = ()) -> Candidate:
         threads=arena.threads,
         preload=preload,
         warm_cache=arena.warm_cache,
+        blas=arena.blas,
     )
 
 

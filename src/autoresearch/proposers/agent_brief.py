@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoresearch.hostile_text import one_line
 from autoresearch.proposers.agent_clients import IDEA_FILE, TASK_FILE
-from autoresearch.proposers.idea import LARGEST_EFFECT, MAX_DESCRIPTION, MAX_LESSON, MAX_MECHANISM, topic_slug
+from autoresearch.proposers.idea import LARGEST_EFFECT, MAX_DESCRIPTION, MAX_LESSON, MAX_MECHANISM, MAX_NOTE, topic_slug
 from autoresearch.proposers.prompt import ask_for, system_prompt
 from autoresearch.proposers.shown import whole_listing
 from autoresearch.proposers.situation import Situation
 from autoresearch.proposers.stagnation import is_stagnant
 
 ANSWER_TITLE = "# How to answer"  # of the standing instructions: from there on they are for a model without hands
-_HEADER = re.compile(r"\s*(IDEA|TOPIC|MECHANISM|EXPECT|LESSON)\s*:\s*(.*)", re.IGNORECASE)
+_HEADER = re.compile(r"\s*(IDEA|TOPIC|MECHANISM|EXPECT|LESSON|NOTE)\s*:\s*(.*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 _HANDS = """\
 # How to answer
-You have a folder of your own, and it is your working directory. Edit `{surface}` there: one idea, complete, ready to run. Then write
-`{idea}` with these five lines, and end.
+You have a folder of your own, and it is your working directory. Edit {files} there: one idea, complete, ready to run. Then write
+`{idea}` with these six lines, and end.
 
 IDEA: one line, what is changed
 TOPIC: two to four words for the direction; use the record's word for one that it knows
 MECHANISM: why it should work, in one line
 EXPECT: the gain that you would bet on, in bits per byte, such as +0.002
 LESSON: one line that the record teaches and that later requests should know, or nothing
+NOTE: one line for the person, an idea about files that may not be edited here, or nothing
 
 Nothing else may be changed or added: an experiment with another file in it is refused. The other files are copies to read. There are no data,
 no accelerator and no results here, and nothing can be trained; a referee does that once you have ended. Do not commit, push, install or
@@ -51,19 +53,22 @@ def task_text(
         UsageError: `prompt_tokens` has no room for it.
     """
     standing = system_prompt(situation.program, surface).partition(ANSWER_TITLE)[0].rstrip()
-    hands = _HANDS.format(surface=surface, idea=IDEA_FILE, turns=turns, minutes=minutes)
+    names = {surface: situation.incumbent[surface], **situation.incumbent}
+    editable = " or ".join(f"`{name}`" for name in names)
+    hands = _HANDS.format(files=editable, idea=IDEA_FILE, turns=turns, minutes=minutes)
     operator = "draft" if is_stagnant(situation) else "improve"
     asked = ask_for(operator, situation, surface=surface, preset=preset, budget_tokens=prompt_tokens)
-    asked = asked.replace(whole_listing(situation.incumbent[surface]), f"It is `{surface}` in your folder.")
+    for name, text in names.items():
+        asked = asked.replace(whole_listing(text), f"It is `{name}` in your folder.")
     again = f"# Your first attempt\n{complaint}" if complaint else ""
     return "\n\n".join(part for part in (standing, hands, asked, again) if part) + "\n"
 
 
-def first_words(surface: str, complaint: str = "") -> str:
+def first_words(files: Sequence[str], complaint: str = "") -> str:
     """The prompt on the command line. The task itself is a file: an argument holds 128 KiB at most, and `ps` shows it."""
     said = f"Your first attempt was not accepted: {complaint} " if complaint else ""
     return (
-        f"{said}Read {TASK_FILE} in this folder and do what it says: edit {surface}, one idea, write {IDEA_FILE}, and end. "
+        f"{said}Read {TASK_FILE} in this folder and do what it says: edit {' or '.join(files)}, one idea, write {IDEA_FILE}, and end. "
         "Ask no questions."
     )
 
@@ -76,6 +81,7 @@ class Written:
     topic: str = ""
     mechanism: str = ""
     lesson: str = ""
+    note: str = ""
     expected: float | None = None
 
 
@@ -96,6 +102,7 @@ def written_idea(idea_file: str, last_message: str, name: str) -> Written:
         topic=topic_slug(said.get("TOPIC", "")),
         mechanism=one_line(said.get("MECHANISM", ""), MAX_MECHANISM),
         lesson=one_line(said.get("LESSON", ""), MAX_LESSON),
+        note=one_line(said.get("NOTE", ""), MAX_NOTE),
         expected=_expected(said.get("EXPECT", "")),
     )
 

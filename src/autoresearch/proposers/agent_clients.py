@@ -23,11 +23,11 @@ TASK_FILE = "TASK.md"
 
 @dataclass(frozen=True)
 class Errand:
-    """One start of an agent. folder: its working directory. surface: the file it may edit. turns: most turns, where the
+    """One start of an agent. folder: its working directory. files: those it may edit, the main one first. turns: most turns, where the
     agent counts them. usd_left: most money, where it counts that; None is no limit."""
 
     folder: Path
-    surface: str
+    files: tuple[str, ...]
     prompt: str
     turns: int
     usd_left: float | None = None
@@ -95,10 +95,10 @@ class Client:
 _CLAUDE_TOOLS = ("Read", "Edit", "Write", "Glob", "Grep")
 
 
-def claude_settings(surface: str) -> str:
-    """Permissions of Claude Code: read its folder, edit the surface file, write down the idea; whatever else is refused."""
-    allow = ["Read(./**)", "Glob", "Grep", f"Edit(./{surface})", f"Write(./{surface})"]
-    allow += [f"Edit(./{IDEA_FILE})", f"Write(./{IDEA_FILE})"]
+def claude_settings(files: Sequence[str]) -> str:
+    """Permissions of Claude Code: read its folder, edit these files, write down the idea; whatever else is refused."""
+    allow = ["Read(./**)", "Glob", "Grep"]
+    allow += [f"{tool}(./{name})" for name in (*files, IDEA_FILE) for tool in ("Edit", "Write")]
     deny = ["Bash", "Bash(git push*)", "WebFetch", "WebSearch", "NotebookEdit", "Task", "Agent", "Skill"]
     permissions = {"defaultMode": "dontAsk", "disableBypassPermissionsMode": "disable", "allow": allow, "deny": deny}
     return json.dumps(
@@ -202,7 +202,7 @@ def _gemini_settings(errand: Errand) -> Mapping[str, str]:
     }
     # Plain classes instead of escapes: it refuses patterns that it takes for slow ones. A quotation mark inside the
     # written text is escaped in the JSON that is matched, so this is the end of the path.
-    names = "|".join(re.escape(name).replace(r"\.", "[.]") for name in (errand.surface, IDEA_FILE))
+    names = "|".join(re.escape(name).replace(r"\.", "[.]") for name in (*errand.files, IDEA_FILE))
     rules = [
         'toolName = "*"\ndecision = "deny"\npriority = 800',  # `core` alone leaves web_fetch callable (0.61.0)
         f'toolName = {json.dumps(_GEMINI_READING)}\ndecision = "allow"\npriority = 850',
@@ -251,7 +251,7 @@ def _opencode_environment(errand: Errand) -> Mapping[str, str]:
     """Its configuration, which comes after the user's: rules by pattern, of which the last that matches decides."""
     # outside of a git repository it matches paths from the root, without the first slash (measured with 1.18.33)
     inside = errand.folder.as_posix().lstrip("/")
-    names = (errand.surface, IDEA_FILE)
+    names = (*errand.files, IDEA_FILE)
     edit = {"*": "deny"} | {place: "allow" for name in names for place in (name, f"{inside}/{name}")}
     permission = {"*": "deny", "read": "allow", "glob": "allow", "grep": "allow", "list": "allow", "edit": edit}
     config = {
@@ -308,7 +308,7 @@ _FIELDS = ("prompt_file", "folder", "file", "prompt", "turns")
 def template_client(template: str) -> Client:
     """A client from a command line: `my-agent --prompt-file {prompt_file} --dir {folder}`.
 
-    Split into words as a shell would, and never given to one. Fields: prompt_file, folder, file (the file to edit), prompt (a
+    Split into words as a shell would, and never given to one. Fields: prompt_file, folder, file (the main file to edit), prompt (a
     sentence that names the prompt file) and turns. `NAME=$NAME` in front passes a variable on, `NAME=text` sets one.
 
     Raises:
@@ -351,7 +351,7 @@ def _filled(word: str, errand: Errand) -> str:
     values = {
         "prompt_file": str(errand.folder / TASK_FILE),
         "folder": str(errand.folder),
-        "file": str(errand.folder / errand.surface),
+        "file": str(errand.folder / errand.files[0]),
         "prompt": errand.prompt,
         "turns": str(errand.turns),
     }
@@ -380,7 +380,7 @@ _CLIENTS: Mapping[str, Client] = {
             "CLAUDE_CODE_USE_BEDROCK": ("AWS_",),
             "CLAUDE_CODE_USE_VERTEX": ("GOOGLE_", "VERTEX_", "CLOUD_ML_"),
         },
-        settings=lambda errand: {".agent/settings.json": claude_settings(errand.surface)},
+        settings=lambda errand: {".agent/settings.json": claude_settings(errand.files)},
         environment=lambda errand: {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
         own=(".claude", ".claude.json"),
         places_by_variable=("CLAUDE_CONFIG_DIR",),

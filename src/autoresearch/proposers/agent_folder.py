@@ -25,10 +25,10 @@ _LITTER = ("__pycache__",)
 
 @dataclass(frozen=True)
 class Found:
-    """What an agent left. text: of the surface file; "" where `odd` says why it has none. outside: other files that it
-    changed or added, as it named them. idea: what it wrote down of its idea."""
+    """What an agent left. files: texts of those that it may edit; "" for one of which `odd` says why it has none. outside:
+    other files that it changed or added, as it named them. idea: what it wrote down of its idea."""
 
-    text: str
+    files: dict[str, str]
     odd: str
     outside: tuple[str, ...]
     idea: str
@@ -37,13 +37,14 @@ class Found:
 class AgentFolder:
     """A private folder outside of every workspace, removed at the end of the `with` block, whatever is in it by then."""
 
-    def __init__(self, root: Path, surface: str, text: str, readable: Mapping[str, str]) -> None:
-        """`root` is the workspace, which the folder must not be part of; `readable` are texts to look at, by file name.
+    def __init__(self, root: Path, files: Mapping[str, str], readable: Mapping[str, str]) -> None:
+        """`root` is the workspace, which the folder must not be part of; `files` are texts to edit and `readable` texts to look
+        at, by file name.
 
         Raises:
             UsageError: the folder for temporary files lies in the workspace.
         """
-        self.surface = surface
+        self._editable = tuple(files)
         self._given = dict(readable)
         parent = Path(tempfile.gettempdir()).resolve()
         if parent.is_relative_to(root.resolve()):
@@ -53,7 +54,8 @@ class AgentFolder:
         self.path.mkdir()
         # The agent can rename what the descriptor stands for, and cannot put another folder in its place.
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._put(surface, text, 0o644)
+        for name, content in files.items():
+            self._put(name, content, 0o644)
         for name, content in self._given.items():
             self._put(name, content, 0o444)
 
@@ -82,9 +84,10 @@ class AgentFolder:
 
     def look(self) -> Found:
         """What is there now. Links are not followed, nothing but plain files is opened, and all reading is bounded."""
-        text, odd = self._read(self.surface, MAX_SURFACE_BYTES)
+        read = {name: self._read(name, MAX_SURFACE_BYTES) for name in self._editable}
+        odd = next((f"{name} {why}" for name, (_, why) in read.items() if why), "")
         idea, _ = self._read(IDEA_FILE, _MAX_IDEA_BYTES)
-        return Found(text, odd, tuple(self._outside()), idea)
+        return Found({name: text for name, (text, _) in read.items()}, odd, tuple(self._outside()), idea)
 
     def _outside(self) -> Iterator[str]:
         """Names of files that it had no business to change or add, each once."""
@@ -96,7 +99,7 @@ class AgentFolder:
         for name in self._files():
             if named == _MAX_OUTSIDE:
                 return
-            if name not in (self.surface, IDEA_FILE, *self._given):
+            if name not in (*self._editable, IDEA_FILE, *self._given):
                 named += 1
                 yield name
 
@@ -165,11 +168,10 @@ class AgentFolder:
         return ("", why) if why else (text, "")
 
 
-def readable_copies(root: Path, names: tuple[str, ...], task: str) -> dict[str, str]:
-    """Texts of the workspace's files that an agent may look at, and its task. A file that is missing or odd is left out."""
+def readable_copies(places: Mapping[str, Path], task: str) -> dict[str, str]:
+    """Texts that an agent may look at, by their names in its folder, and its task. A file that is missing or odd is left out."""
     found = {TASK_FILE: task}
-    for name in names:
-        path = root / name
+    for name, path in places.items():
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_SURFACE_BYTES:
             text = path.read_bytes().decode("utf-8", "replace")
             found[name] = text

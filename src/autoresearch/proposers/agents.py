@@ -1,6 +1,6 @@
-"""Coding agents as proposers: an agent edits a copy of the file in a folder of its own; the loop judges, the agent only edits.
+"""Coding agents as proposers: an agent edits copies of the files in a folder of its own; the loop judges, the agent only edits.
 
-What reaches the session of an agent's run is the text of one file, a few lines of its words, and what it says it cost.
+What reaches the session of an agent's run is the text of its program's files, a few lines of its words, and what it says it cost.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from autoresearch.proposers.agent_brief import first_words, task_text, written_i
 from autoresearch.proposers.agent_clients import Account, Client, Errand, agent_names, client_of
 from autoresearch.proposers.agent_folder import AgentFolder, Found, readable_copies
 from autoresearch.proposers.agent_run import Ran, agent_environment, run_agent
+from autoresearch.proposers.lessons import FOR_HUMAN
 from autoresearch.proposers.llm import constant_changes
-from autoresearch.proposers.novelty import digest_of, is_seed_only, parse_program, same_program
-from autoresearch.proposers.situation import Proposer, Situation
+from autoresearch.proposers.novelty import digest_of_files, is_seed_only_edit, parse_program, same_files
+from autoresearch.proposers.situation import Proposer, Situation, program_of
 from autoresearch.providers.redaction import Redactor, secrets_of
 from autoresearch.records.calls import Cost
 from autoresearch.sandbox.desk import OPEN, SEALED, Desk, bubblewrap_for_desks, installed_text, program_places
 from autoresearch.vocabulary import Proposal, ProviderUnavailable, UsageError
+from autoresearch.workspace import SCOPES
 
 __all__ = ["AgentOptions", "AgentProposer", "ExternalCall", "agent_names", "make_agent"]
 
@@ -130,21 +132,21 @@ class AgentProposer:
         if options.surface not in situation.incumbent:
             held = ", ".join(situation.incumbent) or "no files"
             raise UsageError(f"the incumbent has no {options.surface}; it has {held}", hint="git status")
-        before = situation.incumbent[options.surface]
+        before = {options.surface: situation.incumbent[options.surface], **situation.incumbent}
         ends_at = time.monotonic() + 60.0 * options.minutes
         attempts: list[_Attempt] = []
-        text, complaint = before, ""
+        files, complaint = before, ""
         while len(attempts) < _ATTEMPTS:
             usd_left = options.may_spend()
-            copies = readable_copies(options.root, self._copied(), self._task(situation, complaint))
-            with AgentFolder(options.root, options.surface, text, copies) as folder:
+            copies = readable_copies(self._copied(before), self._task(situation, complaint))
+            with AgentFolder(options.root, files, copies) as folder:
                 seconds = ends_at - time.monotonic()
-                attempts.append(self._attempt(folder, situation.number, complaint, seconds, usd_left))
-            text, complaint = attempts[-1].found.text, self._complaint(attempts[-1].found, situation)
+                attempts.append(self._attempt(folder, situation.number, complaint, seconds, usd_left, tuple(before)))
+            files, complaint = attempts[-1].found.files, self._complaint(attempts[-1].found, situation)
             if not complaint or ends_at - time.monotonic() < _LEAST_SECONDS:
                 break
         last = attempts[-1]
-        if not last.found.odd and not last.found.outside and same_program(before, last.found.text):
+        if not last.found.odd and not last.found.outside and same_files(before, last.found.files):
             raise self._nothing_changed(last)
         return self._proposal(attempts, before)
 
@@ -160,19 +162,32 @@ class AgentProposer:
             complaint=complaint,
         )
 
-    def _copied(self) -> tuple[str, ...]:
-        """Files of the workspace that it may read: the protocol is for agents that drive, so it is not among them."""
-        return tuple(name for name in ("prepare.py", "data_sources.py") if name != self._options.surface)
+    def _copied(self, edited: Mapping[str, str]) -> dict[str, Path]:
+        """Files that it may read, by their names in its folder: what its own files import, or are imported by.
+
+        The protocol is for agents that drive, so it is not among them.
+        """
+        names = [name for names in SCOPES.values() for name in names if name not in edited]
+        if self._options.program != "data":
+            return {name: self._options.root / name for name in names if name in SCOPES["data"]}
+        library = sorted((Path(__file__).parents[1] / "recipes").glob("[a-z]*.py"))
+        return {name: self._options.root / name for name in names} | {f"recipes/{path.name}": path for path in library}
 
     # -- one run --------------------------------------------------------------------------------------------------------
 
     def _attempt(
-        self, folder: AgentFolder, number: int, complaint: str, seconds: float, usd_left: float | None
+        self,
+        folder: AgentFolder,
+        number: int,
+        complaint: str,
+        seconds: float,
+        usd_left: float | None,
+        files: tuple[str, ...],
     ) -> _Attempt:
         """Run the agent once, and put what it cost on the books, however it ended."""
         options, client = self._options, self._client
-        prompt = first_words(options.surface, complaint)
-        errand = Errand(folder.path, options.surface, prompt, options.turns, usd_left)
+        prompt = first_words(files, complaint)
+        errand = Errand(folder.path, files, prompt, options.turns, usd_left)
         for name, text in client.settings(errand).items():
             folder.give(name, text)
         environment = agent_environment(client, options.environment) | dict(client.environment(errand))
@@ -244,26 +259,27 @@ class AgentProposer:
 
     def _complaint(self, found: Found, situation: Situation) -> str:
         """What to tell the agent before its second attempt; "" when there is nothing to say, or nothing that would help."""
-        surface = self._options.surface
-        before = situation.incumbent[surface]
-        if found.outside:
+        before, after = situation.incumbent, found.files
+        each = " and ".join(after)
+        verb = "is" if len(after) == 1 else "are"
+        if found.outside or found.odd:
             return ""  # the loop's to refuse
-        if found.odd:
-            return ""
-        if found.text == before:
-            return f"{surface} is unchanged."
-        if same_program(before, found.text):
-            return f"{surface} is the same program as before; comments and layout do not count."
-        if is_seed_only(before, found.text):
+        if after == before:
+            return f"{each} {verb} unchanged."
+        if same_files(before, after):
+            return f"{each} {verb} the same program as before; comments and layout do not count."
+        if is_seed_only_edit(before, after):
             return "only a random seed was changed, and luck is no improvement."
-        try:
-            parse_program(found.text)
-        except SyntaxError as error:
-            return f"{surface} does not parse: line {error.lineno}: {one_line(error.msg or '')}."
-        digest = digest_of(found.text)
+        for name, text in after.items():
+            try:
+                parse_program(text)
+            except SyntaxError as error:
+                return f"{name} does not parse: line {error.lineno}: {one_line(error.msg or '')}."
+        digest = digest_of_files(after)
         for past in situation.history:
-            if surface in past.files and digest_of(past.files[surface]) == digest:
-                return f"{surface} is now the very program of experiment {past.number}; it was tried before."
+            program = program_of(past, situation)
+            if program is not None and digest_of_files(program) == digest:
+                return f"{each} {verb} now the very program of experiment {past.number}; it was tried before."
         return ""
 
     def _nothing_changed(self, last: _Attempt) -> ProviderUnavailable:
@@ -273,7 +289,7 @@ class AgentProposer:
             hint=f"run `{self._client.program}` by hand to see whether it is logged in, or --proposer search",
         )
 
-    def _proposal(self, attempts: list[_Attempt], before: str) -> Proposal:
+    def _proposal(self, attempts: list[_Attempt], before: Mapping[str, str]) -> Proposal:
         options, last = self._options, attempts[-1]
         found = last.found
         words = written_idea(self._redact(found.idea), self._redact(last.account.message), self.name)
@@ -287,6 +303,7 @@ class AgentProposer:
             "topic": words.topic,
             "mechanism": words.mechanism,
             "lesson": words.lesson,
+            **({FOR_HUMAN: words.note} if words.note else {}),
             "expected": words.expected,
             "model": one_line(last.account.model, 80),
             "usd": _sum([attempt.account.usd for attempt in attempts]),
@@ -299,24 +316,25 @@ class AgentProposer:
         if why:
             details |= {"refused": self._redact(why), "outside": [self._shown(name) for name in found.outside]}
         else:
-            details |= constant_changes(before, found.text, options.preset) if _parses(found.text) else {}
+            details |= constant_changes(before, files, options.preset) if all(map(_parses, files.values())) else {}
         return Proposal(words.description, files, self.name, details)
 
-    def _what_is_proposed(self, found: Found, before: str) -> tuple[str, dict[str, str]]:
+    def _what_is_proposed(self, found: Found, before: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """(why it must be refused or "", the files). Of a file outside the scope the name is told and nothing is read."""
-        surface = self._options.surface
         if found.odd:
-            return f"{surface} {found.odd}", {}
-        if self._redact.values_out(found.text) != found.text and self._redact.values_out(before) == before:
-            return f"{surface} holds a secret of the environment", {}
+            return found.odd, {}
+        for name, text in found.files.items():
+            if self._redact.values_out(text) != text and self._redact.values_out(before[name]) == before[name]:
+                return f"{name} holds a secret of the environment", {}
         if found.outside:
             names = [self._shown(name) for name in found.outside]
             told = ", ".join(map(repr, names))
-            return f"it touches {told}, and only {surface} may be edited here", {
-                surface: found.text,
+            editable = " and ".join(found.files)
+            return f"it touches {told}, and only {editable} may be edited here", {
+                **found.files,
                 **dict.fromkeys(names, ""),
             }
-        return "", {surface: found.text}
+        return "", found.files
 
     def _shown(self, name: str) -> str:
         """A file name that the agent made up, as a record can hold it."""

@@ -1,6 +1,6 @@
-"""Applies an idea to a file, exactly or not at all. What cannot be applied is told to the model, with the place.
+"""Applies an idea to a program's files, exactly or not at all. What cannot be applied is told to the model, with the place.
 
-Every search text is looked for in the file as it was shown, so the order of blocks does not matter; constants are set
+Every search text is looked for in its file as it was shown, so the order of blocks does not matter; constants are set
 after that. Outside of the replaced spans every byte stays.
 """
 
@@ -14,9 +14,10 @@ from itertools import pairwise
 
 from autoresearch.hostile_text import one_line, why_not_a_file
 from autoresearch.proposers.constants import Constants, Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.dimension import Dimension
 from autoresearch.proposers.idea import Edit, Idea, Value
 from autoresearch.proposers.novelty import parse_program
-from autoresearch.proposers.search_space import Dimension, Scale, infer
+from autoresearch.proposers.search_space import infer
 from autoresearch.providers.exchange import UnusableReply
 from autoresearch.repository import MAX_SURFACE_BYTES
 from autoresearch.vocabulary import AutoresearchError
@@ -38,28 +39,50 @@ class _Span:
     number: int
 
 
-def apply_idea(idea: Idea, source: str, preset: str) -> str:
-    """The file after the idea. `preset` says whose entry of PRESET_OVERRIDES is in force when a constant is set.
+def apply_idea(idea: Idea, files: Mapping[str, str], main: str, preset: str) -> dict[str, str]:
+    """All files after the idea. `main` is the one that an edit without a file's name is about.
 
-    In a file whose lines all end in CRLF, an edit without any CR is read as if it had them.
+    `preset` says whose entry of PRESET_OVERRIDES is in force when a constant is set. A constant is looked for in the main
+    file first. In a file whose lines all end in CRLF, an edit without any CR is read as if it had them.
 
     Raises:
-        UnusableReply: a search text does not occur exactly once, two blocks overlap, a constant is unknown or cannot have
-            that value, or the result does not parse, is the same, too large, or has another first line.
+        UnusableReply: no such file, a search text does not occur exactly once, two blocks overlap, a constant is unknown or
+            cannot have that value, or the result does not parse, is the same, too large, or has another first line.
     """
     if idea.whole is not None:
-        result = _with_line_ends_of(source, idea.whole)
+        name = _file_named(idea.whole_of, files, main, "The whole file")
+        results = {**files, name: _with_line_ends_of(files[name], idea.whole)}
     else:
-        result = _set_constants(_apply_edits(idea.edits, source), idea.changes, preset)
-    _check_result(source, result)
-    return result
+        results = _set_constants(_apply_edits(idea.edits, files, main), idea.changes, main, preset)
+    if results == dict(files):
+        each = "the file already is" if len(files) == 1 else "the files already are"
+        raise UnusableReply(f"The edit changes nothing: {each} like this. Send an edit that has an effect.")
+    for name, text in files.items():
+        if results[name] != text:
+            _check_result(text, results[name], "" if len(files) == 1 else name)
+    return results
+
+
+def _file_named(name: str, files: Mapping[str, str], main: str, what: str) -> str:
+    """The file that something is about: the main one where no name is given."""
+    if name and name not in files:
+        raise UnusableReply(f"{what} is about `{one_line(name, 60)}`, and only {' and '.join(files)} may be edited.")
+    return name or main
 
 
 # -- search and replace -------------------------------------------------------------------------------------------------
 
 
-def _apply_edits(edits: tuple[Edit, ...], source: str) -> str:
-    spans = sorted((_span_of(edit, number, source) for number, edit in enumerate(edits, 1)), key=lambda s: s.start)
+def _apply_edits(edits: tuple[Edit, ...], files: Mapping[str, str], main: str) -> dict[str, str]:
+    spans: dict[str, list[_Span]] = {name: [] for name in files}
+    for number, edit in enumerate(edits, 1):
+        name = _file_named(edit.file, files, main, f"Block {number}")
+        spans[name].append(_span_of(edit, number, name, files))
+    return {name: _replaced(spans[name], text) for name, text in files.items()}
+
+
+def _replaced(found: list[_Span], source: str) -> str:
+    spans = sorted(found, key=lambda span: span.start)
     for before, after in pairwise(spans):
         if after.start < before.end:
             raise UnusableReply(
@@ -73,13 +96,21 @@ def _apply_edits(edits: tuple[Edit, ...], source: str) -> str:
     return "".join([*parts, source[end:]])
 
 
-def _span_of(edit: Edit, number: int, source: str) -> _Span:
+def _span_of(edit: Edit, number: int, name: str, files: Mapping[str, str]) -> _Span:
+    source = files[name]
     search, text = _with_line_ends_of(source, edit.search), _with_line_ends_of(source, edit.replace)
     starts = _places(search, source)
+    place = "the file" if len(files) == 1 else name
     if not starts:
+        there = next((other for other, text in files.items() if len(_places(search, text)) == 1), "")
+        if there:
+            raise UnusableReply(
+                f"Block {number}: its SEARCH text stands in {there}, not in {name}. Write the line `FILE: {there}` before the block "
+                f'(in JSON: "file": "{there}").'
+            )
         raise UnusableReply(
-            f"Block {number}: its SEARCH text occurs 0 times in the file. {_closest(search, source)} "
-            "Copy the lines exactly as they are in the file, indentation and comments included."
+            f"Block {number}: its SEARCH text occurs 0 times in {place}. {_closest(search, source)} "
+            f"Copy the lines exactly as they are in {place}, indentation and comments included."
         )
     if len(starts) > 1:
         lines = ", ".join(str(_line_at(source, start)) for start in starts[:_MAX_PLACES])
@@ -153,9 +184,26 @@ def _cut(line: str) -> str:
 # -- constants ----------------------------------------------------------------------------------------------------------
 
 
-def _set_constants(source: str, changes: Mapping[str, Value], preset: str) -> str:
-    if not changes:
-        return source
+def _set_constants(files: dict[str, str], changes: Mapping[str, Value], main: str, preset: str) -> dict[str, str]:
+    """The files with the constants set, each in the main file, or else in the one that has it."""
+    of: dict[str, dict[str, Value]] = {}
+    for name, value in changes.items():
+        of.setdefault(_home_of(name, files, main, preset), {})[name] = value
+    return {**files, **{home: _set_in(files[home], own, preset) for home, own in of.items()}}
+
+
+def _home_of(name: str, files: Mapping[str, str], main: str, preset: str) -> str:
+    for home in (main, *files):
+        try:
+            found = read_constants(files[home], preset).literals
+        except SyntaxError:
+            continue  # told when its result is checked
+        if any(owner_of(name) == owner_of(key) for key in found):
+            return home
+    return main
+
+
+def _set_in(source: str, changes: Mapping[str, Value], preset: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a candidate's odd escape sequence is not for our user's terminal
@@ -209,7 +257,7 @@ def _takes_fractions(name: str, value: Scalar) -> bool:
     found = infer(name, value)
     if not isinstance(found, Dimension):
         return False
-    return found.scale is not Scale.LADDER or any(isinstance(rung, float) for rung in found.rungs)
+    return not found.has_rungs or any(isinstance(rung, float) for rung in found.rungs)
 
 
 def _why_unknown(name: str, constants: Constants) -> str:
@@ -234,28 +282,25 @@ def _known(name: str, constants: Constants) -> str:
 # -- the result ---------------------------------------------------------------------------------------------------------
 
 
-def _check_result(source: str, result: str) -> None:
+def _check_result(source: str, result: str, name: str) -> None:
+    """`name` of the file, where there are several."""
     if why := why_not_a_file(result, MAX_SURFACE_BYTES):
-        raise UnusableReply(f"The edited file {why}. Send a smaller or cleaner edit.")
-    if result == source:
-        raise UnusableReply("The edit changes nothing: the file already is like this. Send an edit that has an effect.")
+        raise UnusableReply(f"The edited {name or 'file'} {why}. Send a smaller or cleaner edit.")
     first = source.partition("\n")[0].rstrip("\r")
     if result.partition("\n")[0].rstrip("\r") != first:
         raise UnusableReply(
-            f"Line 1 of the file must stay as it is: `{one_line(first)}`. A whole file must be complete."
+            f"Line 1 of {name or 'the file'} must stay as it is: `{one_line(first)}`. A whole file must be complete."
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parse_program(result)
     except SyntaxError as error:
-        raise UnusableReply(_syntax_complaint(error, result)) from error
+        raise UnusableReply(_syntax_complaint(error, result, name)) from error
 
 
-def _syntax_complaint(error: SyntaxError, text: str) -> str:
+def _syntax_complaint(error: SyntaxError, text: str, name: str = "") -> str:
     lines = text.split("\n")
     at = error.lineno or 0
     where = f" at line {at}:\n    {_cut(lines[at - 1])}\n" if 0 < at <= len(lines) else ". "
-    return (
-        f"The edited file is not valid Python: {one_line(error.msg, 120)}{where}Mend it and send the whole reply again."
-    )
+    return f"The edited {name or 'file'} is not valid Python: {one_line(error.msg, 120)}{where}Mend it and send the whole reply again."

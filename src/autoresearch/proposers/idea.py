@@ -15,6 +15,7 @@ MAX_DESCRIPTION = 200  # characters, one line: what a table shows
 MAX_MECHANISM = 300
 MAX_TOPIC = 40
 MAX_LESSON = 160
+MAX_NOTE = 300  # a line for the person
 MAX_EDITS = 40  # blocks; one idea rarely needs more than five
 MAX_SETTINGS = 40  # constants
 MAX_STRING = 200  # characters of a constant that is a text
@@ -29,19 +30,23 @@ _FORBIDDEN_IN_STRINGS = re.compile(r"[^ !#-&(-\[\]-~]")  # quotes, backslashes, 
 class Edit:
     """Put `replace` in the place of `search`, which occurs once in the file.
 
-    `lines`: written as a block of lines, so an empty replacement takes the lines out whole, line end included.
+    `lines`: written as a block of lines, so an empty replacement takes the lines out whole, line end included. `file`: its
+    name, "" for the program's main file.
     """
 
     search: str
     replace: str
     lines: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True)
 class Idea:
-    """What a model proposes. Either `whole` is the new file, or `changes` and `edits` say what to change in it.
+    """What a model proposes. Either `whole` is a new file, or `changes` and `edits` say what to change.
 
     expected: gain in bits per byte that the model foresees, positive is better. changes: values of UPPER_CASE constants.
+    whole_of: name of the file that `whole` is, "" for the program's main one. note: a line for the person, about files that
+    this program may not edit.
     """
 
     description: str
@@ -52,6 +57,8 @@ class Idea:
     changes: dict[str, Value] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
     whole: str | None = None
+    whole_of: str = ""
+    note: str = ""
 
 
 def make_idea(
@@ -64,6 +71,8 @@ def make_idea(
     changes: Mapping[str, object] | None = None,
     edits: Sequence[Edit] = (),
     whole: str | None = None,
+    whole_of: str = "",
+    note: str = "",
 ) -> Idea:
     """The idea, its texts cut to one bounded line each.
 
@@ -92,6 +101,8 @@ def make_idea(
         changes=settings,
         edits=tuple(edits),
         whole=whole,
+        whole_of=whole_of,
+        note=one_line(note, MAX_NOTE),
     )
 
 

@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from autoresearch.contract.rules import rules_for
 from autoresearch.hostile_text import one_line
-from autoresearch.proposers.constants import Literal, Scalar, owner_of, read_constants, rewrite
+from autoresearch.proposers.constants import Constants, Literal, Scalar, owner_of, read_constants, rewrite
 from autoresearch.proposers.edits import apply_idea
-from autoresearch.proposers.novelty import digest_of, is_seed_only, parse_program, same_program
+from autoresearch.proposers.lessons import FOR_HUMAN
+from autoresearch.proposers.novelty import digest_of_files, is_seed_only_edit, parse_program, same_files
 from autoresearch.proposers.operators import Operator, choose, fixes_of, name_of, partners_of, to_fix
-from autoresearch.proposers.prompt import Material, ask_for, system_prompt
+from autoresearch.proposers.prompt import Material, ask_for, files_shown, system_prompt
 from autoresearch.proposers.reply import Idea, Value, choices_of, parse_reply, reply_schema
 from autoresearch.proposers.retest import shaky_keeps, taken_out
-from autoresearch.proposers.situation import PastExperiment, Situation
+from autoresearch.proposers.search_space import SearchSpace, space_of
+from autoresearch.proposers.situation import PastExperiment, Situation, program_of
 from autoresearch.proposers.stagnation import SAID_AS_TRIED, is_stagnant
 from autoresearch.providers.exchange import Message, Request, UnusableReply
 from autoresearch.providers.tokens import estimated_input, estimated_tokens
@@ -55,16 +58,16 @@ class MindOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """One question to the model: about which text, with what material, and what its experiment's details will say."""
+    """One question to the model: about which texts, with what material, and what its experiment's details will say."""
 
     purpose: str
-    source: str  # the text that edits apply to
+    files: Mapping[str, str]  # the texts that edits apply to, the main one first
     material: Material = field(default_factory=Material)
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LanguageModelProposer:
-    """Asks the chain for the next edit of one file. What it remembers is in the history's `details`."""
+    """Asks the chain for the next edit of a program's files. What it remembers is in the history's `details`."""
 
     name = "llm"
 
@@ -102,11 +105,9 @@ class LanguageModelProposer:
             As `propose` does.
         """
         self._check(situation)
-        source = situation.incumbent[self._options.surface]
         material = Material(optimizer_state=state, stagnant=is_stagnant(situation))
-        plan = planned.files.get(self._options.surface)
-        proposal = self._answered(situation, Task(NUMBERS, source, material))
-        agreed = plan is not None and same_program(plan, proposal.files[self._options.surface])
+        proposal = self._answered(situation, self._about(NUMBERS, situation, material))
+        agreed = same_files(planned.files, proposal.files)
         return replace(proposal, details={**proposal.details, "overrode": not agreed})
 
     def _check(self, situation: Situation) -> None:
@@ -117,40 +118,43 @@ class LanguageModelProposer:
             )
 
     def _choose(self, situation: Situation, without: Sequence[Operator]) -> Operator:
-        options = self._options
-        return choose(situation, options.seed, surface=options.surface, preset=options.preset, without=without)
+        return choose(situation, self._options.seed, preset=self._options.preset, without=without)
+
+    def _about(
+        self, purpose: str, situation: Situation, material: Material, details: Mapping[str, Any] | None = None
+    ) -> Task:
+        """A task about the files that its prompt will show."""
+        files = files_shown(purpose, situation, surface=self._options.surface, extra=material)
+        return Task(purpose, files, material, details or {})
 
     def _task(self, operator: Operator, situation: Situation) -> Task:
-        options, stagnant = self._options, is_stagnant(situation)
-        source = situation.incumbent[options.surface]
+        stagnant = is_stagnant(situation)
         broken = to_fix(situation) if operator is Operator.FIX else None
         if broken is not None:
             details = {"fixes": fixes_of(broken) + 1, "mends": broken.number}
-            source = broken.files[options.surface]
-            return Task(operator, source, Material(broken=broken, stagnant=stagnant), details)
-        partners = partners_of(situation, surface=options.surface, preset=options.preset)
+            return self._about(operator, situation, Material(broken=broken, stagnant=stagnant), details)
+        partners = partners_of(situation, preset=self._options.preset)
         if operator is Operator.COMBINE and partners is not None:
             material = Material(partners=partners, stagnant=stagnant)
-            return Task(operator, source, material, {"partners": [name_of(past) for past in partners]})
-        return Task(operator, source, Material(stagnant=stagnant))
+            return self._about(operator, situation, material, {"partners": [name_of(past) for past in partners]})
+        return self._about(operator, situation, Material(stagnant=stagnant))
 
     def _retest(self, situation: Situation) -> Proposal | Task | None:
         """The incumbent without an old keep: merged, or for the model to merge; None when nothing new comes of it."""
         options = self._options
         conflicting: Task | None = None
         for keep in shaky_keeps(situation):
-            merge = taken_out(keep, situation, surface=options.surface, preset=options.preset)
+            merge = taken_out(keep, situation, preset=options.preset)
             if merge is None:
                 continue
             details = {"operator": str(Operator.RETEST), "retested": keep.number, "fixes": 0}
-            if merge.text is None:
-                task = Task(MERGE, situation.incumbent[options.surface], Material(partners=(keep,)), details)
-                conflicting = conflicting or task
-            elif not self._why_not_new(merge.text, situation):
-                changes = constant_changes(situation.incumbent[options.surface], merge.text, options.preset)
+            if merge.files is None:
+                conflicting = conflicting or self._about(MERGE, situation, Material(partners=(keep,)), details)
+            elif not self._why_not_new(merge.files, situation):
+                changes = constant_changes(situation.incumbent, merge.files, options.preset)
                 return Proposal(
                     f"without experiment {keep.number}: {one_line(keep.description, 140)}",
-                    {options.surface: merge.text},
+                    merge.files,
                     self.name,
                     {**details, "topic": keep.details.get("topic", ""), "calls": 0, "tokens": 0, "usd": 0.0, **changes},
                 )
@@ -160,26 +164,26 @@ class LanguageModelProposer:
         options = self._options
         repeats = 0
 
-        def read(text: str) -> tuple[Idea, str]:
+        def read(text: str) -> tuple[Idea, dict[str, str]]:
             nonlocal repeats
             idea = parse_reply(text)
-            edited = apply_idea(idea, task.source, options.preset)
+            edited = apply_idea(idea, task.files, options.surface, options.preset)
             if why := self._why_not_new(edited, situation):
                 repeats += 1
                 raise UnusableReply(why)
-            if task.purpose == NUMBERS and not _is_numbers_only(task.source, edited, options.preset):
+            if task.purpose == NUMBERS and not _is_numbers_only(task.files, edited, options.preset):
                 raise UnusableReply(
                     "this edit changes more than the values of constants. Answer with `SET: NAME = value` lines only."
                 )
             return idea, edited
 
-        answer: Answer[tuple[Idea, str]] = self._chain.ask(
+        answer: Answer[tuple[Idea, dict[str, str]]] = self._chain.ask(
             self._request(situation, task), read, number=situation.number
         )
         idea, edited = answer.value
         return Proposal(
             description=one_line(idea.description),
-            files={options.surface: edited},
+            files=edited,
             proposer=self.name,
             details={
                 "operator": task.purpose,
@@ -194,7 +198,8 @@ class LanguageModelProposer:
                 "repeats": repeats,
                 "fixes": 0,
                 "partners": [],
-                **constant_changes(situation.incumbent[options.surface], edited, options.preset),
+                **({FOR_HUMAN: idea.note} if idea.note else {}),
+                **constant_changes(situation.incumbent, edited, options.preset),
                 **task.details,
             },
         )
@@ -205,14 +210,14 @@ class LanguageModelProposer:
         system = system_prompt(options.program, options.surface)
         if estimated_tokens(system) > prompt_tokens // _RULES_SHARE:
             system = system_prompt(options.program, options.surface, brief=True)
-        literals = read_constants(task.source, options.preset).literals if _parses(task.source) else {}
-        choices = self._choices(literals, situation) if prompt_tokens < _CHOICES_BELOW else {}
+        literals = _literals_of(task.files, options.preset)
+        choices = self._choices(task.files, situation) if prompt_tokens < _CHOICES_BELOW else {}
         empty = Request(
             system=system,
             messages=(Message("user", ""),),
             purpose=task.purpose,
             max_tokens=reply_tokens,
-            schema=reply_schema(literals, choices),
+            schema=reply_schema(literals, choices, list(task.files)),
         )
         prompt = ask_for(
             task.purpose,
@@ -224,7 +229,7 @@ class LanguageModelProposer:
         )
         return replace(empty, messages=(Message("user", prompt),))
 
-    def _choices(self, literals: Mapping[str, Literal], situation: Situation) -> dict[str, list[Value]]:
+    def _choices(self, files: Mapping[str, str], situation: Situation) -> dict[str, list[Value]]:
         """Values that a small model may choose from, without those that were tried."""
         tried = [
             (name, change[1])
@@ -233,20 +238,22 @@ class LanguageModelProposer:
             for name, change in changes.items()
             if isinstance(change, list) and len(change) == 2
         ]
-        return choices_of(literals, turn=situation.number, tried=tried)
+        options = self._options
+        literals = _literals_of(files, options.preset)
+        space = _data_space(files, options.preset) if options.program == "data" else None
+        return choices_of(literals, turn=situation.number, tried=tried, space=space)
 
-    def _why_not_new(self, edited: str, situation: Situation) -> str:
+    def _why_not_new(self, edited: Mapping[str, str], situation: Situation) -> str:
         """The complaint about a program that is no new idea, or "" when it is one."""
-        surface = self._options.surface
-        incumbent = situation.incumbent[surface]
-        if same_program(incumbent, edited):
+        incumbent = situation.incumbent
+        if same_files(incumbent, edited):
             return "this edit leaves the program as it is; comments and layout do not count. Change what it computes."
-        if is_seed_only(incumbent, edited):
+        if is_seed_only_edit(incumbent, edited):
             return "this edit only changes a random seed, and luck is no improvement. Change something else."
-        digest = digest_of(edited)
+        digest = digest_of_files(edited)
         for past in situation.history:
-            tried = past.files.get(surface)
-            if tried is not None and digest_of(tried) == digest:
+            tried = program_of(past, situation)
+            if tried is not None and digest_of_files(tried) == digest:
                 return f"the {SAID_AS_TRIED} as experiment {past.number} ({_said(past)}). Propose something else."
         return ""
 
@@ -262,7 +269,7 @@ def rooms(options: MindOptions, context_tokens: int | None) -> tuple[int, int]:
     return reply, min(options.prompt_tokens, max(1, context_tokens - 2 * reply))
 
 
-def constant_changes(before: str, after: str, preset: str) -> dict[str, Any]:
+def constant_changes(before: Mapping[str, str], after: Mapping[str, str], preset: str) -> dict[str, Any]:
     """What an edit did to the constants, as the classical search writes it, so that the search can learn from it.
 
     `changes` is {NAME: [old, new]} where that is the whole edit, and `parameter` names the literal that changed, when
@@ -271,28 +278,62 @@ def constant_changes(before: str, after: str, preset: str) -> dict[str, Any]:
     Raises:
         SyntaxError: one of the texts does not parse.
     """
-    old, new = read_constants(before, preset), read_constants(after, preset)
-    moved: dict[str, Scalar] = {
-        name: literal.value
-        for name, literal in new.literals.items()
-        if name in old.literals and repr(old.literals[name].value) != repr(literal.value)
-    }
-    owners = dict.fromkeys(owner_of(name) for name in moved)
-    pairs = {owner: [_json(old.whole(owner, {})), _json(old.whole(owner, moved))] for owner in owners}
+    moved: dict[str, Scalar] = {}
+    pairs: dict[str, list[Any]] = {}
+    for file, text in before.items():
+        old, here = read_constants(text, preset), _moved(text, after[file], preset)
+        owners = dict.fromkeys(owner_of(name) for name in here)
+        pairs |= {owner: [_json(old.whole(owner, {})), _json(old.whole(owner, here))] for owner in owners}
+        moved |= here
     if not moved or not _is_numbers_only(before, after, preset):
         return {"changes": {}, "moved": pairs}
     return {"changes": pairs, "parameter": next(iter(moved))} if len(moved) == 1 else {"changes": pairs}
 
 
-def _is_numbers_only(before: str, after: str, preset: str) -> bool:
-    """Whether writing the new values of the constants into `before` gives the program `after`."""
+def _moved(before: str, after: str, preset: str) -> dict[str, Scalar]:
+    """The constants that two texts of one file have in common with other values, and the newer text's values."""
     old, new = read_constants(before, preset), read_constants(after, preset)
-    moved = {name: new.literals[name].value for name in old.literals if name in new.literals}
-    changed = {name: value for name, value in moved.items() if repr(value) != repr(old.literals[name].value)}
+    return {
+        name: literal.value
+        for name, literal in new.literals.items()
+        if name in old.literals and repr(old.literals[name].value) != repr(literal.value)
+    }
+
+
+def _is_numbers_only(before: Mapping[str, str], after: Mapping[str, str], preset: str) -> bool:
+    """Whether writing the new values of the constants into `before` gives the program `after`."""
     try:
-        return same_program(rewrite(before, old, changed), after)
+        written = {
+            file: rewrite(text, read_constants(text, preset), _moved(text, after[file], preset))
+            for file, text in before.items()
+        }
+        return same_files(written, after)
     except AutoresearchError:
         return False  # a value that cannot be written in the old one's place: a list longer, a string with quotes
+
+
+def _literals_of(files: Mapping[str, str], preset: str) -> dict[str, Literal]:
+    """The constants of all files that parse; of two with one name the main file's."""
+    found: dict[str, Literal] = {}
+    for constants in _constants_of(files, preset):
+        found = {**constants.literals, **found}
+    return found
+
+
+def _constants_of(files: Mapping[str, str], preset: str) -> list[Constants]:
+    return [read_constants(text, preset) for text in files.values() if _parses(text)]
+
+
+def _data_space(files: Mapping[str, str], preset: str) -> SearchSpace | None:
+    """What the search would move in a data recipe; None where it finds nothing."""
+    rules = rules_for(preset)
+    for constants in _constants_of(files, preset):
+        space = space_of(
+            constants, seq_len=rules.max_seq_len, anchors={}, seen={}, program="data", vocab_size=rules.vocab_size
+        )
+        if space.dimensions:
+            return space
+    return None
 
 
 def _parses(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 
 # Calls whose arguments choose a stream of random numbers and nothing else (torch, numpy, mlx, jax, random).
@@ -50,6 +51,25 @@ def digest_of(source: str) -> str:
 def same_program(a: str, b: str) -> bool:
     """Whether two texts are one program. Texts that do not parse are the same only when they are equal."""
     return digest_of(a) == digest_of(b)
+
+
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """SHA-256 over the names of a program's files and the digest of each."""
+    parts = "".join(f"{name}\0{digest_of(files[name])}\n" for name in sorted(files))
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def same_files(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+    """Whether two sets of files, text by name, are one program: the same names, and each pair of texts one program."""
+    return a.keys() == b.keys() and all(same_program(a[name], b[name]) for name in a)
+
+
+def is_seed_only_edit(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Whether an edit of several files changes random seeds and nothing else. No file may be added or removed."""
+    if before.keys() != after.keys():
+        return False
+    changed = [name for name in before if not same_program(before[name], after[name])]
+    return bool(changed) and all(is_seed_only(before[name], after[name]) for name in changed)
 
 
 def is_seed_only(before: str, after: str) -> bool:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
 
-from autoresearch.proposers.retest import shaky_keeps, text_before, text_of
-from autoresearch.proposers.situation import PastExperiment, Situation
+from autoresearch.proposers.retest import files_before, files_of, shaky_keeps
+from autoresearch.proposers.situation import PastExperiment, Situation, program_of
 from autoresearch.proposers.stagnation import is_stagnant
 from autoresearch.vocabulary import Outcome, Status
 
@@ -70,23 +70,23 @@ class Attempt:
     cost: float
 
 
-def available(situation: Situation, *, surface: str, preset: str) -> tuple[Operator, ...]:
+def available(situation: Situation, *, preset: str) -> tuple[Operator, ...]:
     """The operators that make sense now, in the order of `Operator`."""
     fitting = {Operator.IMPROVE, Operator.DRAFT}
     if to_fix(situation) is not None:
         fitting.add(Operator.FIX)
-    if partners_of(situation, surface=surface, preset=preset):
+    if partners_of(situation, preset=preset):
         fitting.add(Operator.COMBINE)
-    if _may_simplify(situation, surface=surface, preset=preset):
+    if _may_simplify(situation, preset=preset):
         fitting.add(Operator.SIMPLIFY)
     if shaky_keeps(situation):
         fitting.add(Operator.RETEST)
     return tuple(operator for operator in Operator if operator in fitting)
 
 
-def choose(situation: Situation, seed: int, *, surface: str, preset: str, without: Sequence[Operator] = ()) -> Operator:
+def choose(situation: Situation, seed: int, *, preset: str, without: Sequence[Operator] = ()) -> Operator:
     """The operator for the next experiment, a function of the arguments alone. A fix that is due has right of way."""
-    fitting = [found for found in available(situation, surface=surface, preset=preset) if found not in without]
+    fitting = [found for found in available(situation, preset=preset) if found not in without]
     if Operator.FIX in fitting:
         return Operator.FIX
     attempts = attempts_of(situation)
@@ -181,15 +181,14 @@ def fixes_of(past: PastExperiment) -> int:
     return fixes if isinstance(fixes, int) else 0
 
 
-def partners_of(situation: Situation, *, surface: str, preset: str) -> tuple[PastExperiment, PastExperiment] | None:
+def partners_of(situation: Situation, *, preset: str) -> tuple[PastExperiment, PastExperiment] | None:
     """The two most promising experiments that the incumbent does not contain and that were not combined before.
 
     Promising are this session's discards with a positive estimated gain, and keeps of other sessions. Two that set the
     same constant have nothing to combine.
     """
-    incumbent = situation.incumbent.get(surface, "")
-    near = [past for past in situation.history if past.status is Status.DISCARD and past.files.get(surface)]
-    kept = [past for past in situation.elsewhere if past.files.get(surface)]
+    near = [past for past in situation.history if past.status is Status.DISCARD and program_of(past, situation)]
+    kept = [past for past in situation.elsewhere if program_of(past, situation)]
     ranked = sorted(
         (past for past in (*near, *kept) if gain_of(past) > 0.0),
         key=lambda past: (-gain_of(past), past.tag, past.number),
@@ -198,7 +197,8 @@ def partners_of(situation: Situation, *, surface: str, preset: str) -> tuple[Pas
     for past in ranked:
         if len(fresh) == _NUM_PROMISING:
             break
-        if not _is_contained(past, incumbent, text_before(past, situation, surface=surface, preset=preset), surface):
+        before, after = files_before(past, situation, preset=preset), program_of(past, situation) or {}
+        if not _is_contained(after, before, situation.incumbent):
             fresh.append(past)
     done = {_pair(*past.details["partners"]) for past in situation.history if _has_partners(past)}
     for one, other in combinations(fresh, 2):
@@ -226,34 +226,36 @@ def _constants_of(past: PastExperiment) -> set[str]:
     return {name for changes in found if isinstance(changes, dict) for name in changes}
 
 
-def _is_contained(past: PastExperiment, incumbent: str, before: str | None, surface: str) -> bool:
+def _is_contained(
+    program: Mapping[str, str], program_before: Mapping[str, str] | None, incumbent: Mapping[str, str]
+) -> bool:
     """Whether the incumbent has every line that the experiment added, or lacks every one that it took away.
 
     Where the text before is not known, every line of the experiment counts as its own.
     """
-    after, here = _code_lines(past.files[surface]), _code_lines(incumbent)
-    added = after - _code_lines(before) if before is not None else after
-    if added or before is None:
-        return added <= here
-    return not (_code_lines(before) - after) & here
+    after, here = _code_lines(program), _code_lines(incumbent)
+    if program_before is None:
+        return after <= here
+    before = _code_lines(program_before)
+    return after - before <= here if after - before else not (before - after) & here
 
 
-def _may_simplify(situation: Situation, *, surface: str, preset: str) -> bool:
+def _may_simplify(situation: Situation, *, preset: str) -> bool:
     mine = [past for past in situation.history if operator_of(past) is not None]
     if any(operator_of(past) is Operator.SIMPLIFY for past in mine[-_SIMPLIFY_EVERY:]):
         return False
-    first = text_of(0, situation, surface=surface, preset=preset)
+    first = files_of(0, situation, preset=preset)
     if first is None:  # a first edit is the nearest text to the baseline's
-        first = next((past.files[surface] for past in situation.history if surface in past.files), None)
-    incumbent = situation.incumbent.get(surface, "")
-    return first is not None and _num_code_lines(incumbent) >= _num_code_lines(first) + _GROWN_BY
+        first = next((files for past in situation.history if (files := program_of(past, situation))), None)
+    return first is not None and _num_code_lines(situation.incumbent) >= _num_code_lines(first) + _GROWN_BY
 
 
-def _code_lines(text: str) -> set[str]:
-    """Distinct lines that are neither blank nor comment, without their indentation."""
-    stripped = (line.strip() for line in text.split("\n"))
-    return {line for line in stripped if line and not line.startswith("#")}
+def _code_lines(files: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Distinct lines of each file that are neither blank nor comment, without their indentation."""
+    stripped = ((name, line.strip()) for name, text in files.items() for line in text.split("\n"))
+    return {(name, line) for name, line in stripped if line and not line.startswith("#")}
 
 
-def _num_code_lines(text: str) -> int:
-    return sum(1 for line in text.split("\n") if line.strip() and not line.strip().startswith("#"))
+def _num_code_lines(files: Mapping[str, str]) -> int:
+    lines = (line.strip() for text in files.values() for line in text.split("\n"))
+    return sum(1 for line in lines if line and not line.startswith("#"))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from autoresearch.hostile_text import one_line, quoted_for_model
 from autoresearch.proposers.briefing import EXAMPLE, system_prompt
-from autoresearch.proposers.lessons import lessons_of
+from autoresearch.proposers.constants import read_constants
+from autoresearch.proposers.lessons import lessons_of, notes_of
 from autoresearch.proposers.lineage import gain_text, lineage_of, retired_of
-from autoresearch.proposers.retest import text_before
+from autoresearch.proposers.retest import files_before
 from autoresearch.proposers.shown import (
     all_in_force,
     changed_names,
@@ -23,20 +24,22 @@ from autoresearch.proposers.shown import (
     part_listing,
     whole_listing,
 )
-from autoresearch.proposers.situation import PastExperiment, Situation
+from autoresearch.proposers.situation import PastExperiment, Situation, program_of
 from autoresearch.providers.tokens import estimated_tokens
 from autoresearch.vocabulary import Status, UsageError
 
-__all__ = ["EXAMPLE", "OPERATORS", "Material", "ask_for", "source_of", "system_prompt"]
+__all__ = ["EXAMPLE", "OPERATORS", "Material", "ask_for", "files_shown", "system_prompt"]
 
 # How the tokens are shared out. A whole file may take _WHOLE of them; parts of one get _PARTS. Of what is left, what the
 # operator needs gets _MATERIAL, lessons _LESSONS, retired directions _RETIRED, and the lineage all the rest.
-_WHOLE, _PARTS, _MATERIAL, _LESSONS, _RETIRED = 0.72, 0.4, 0.35, 0.12, 0.08
+_WHOLE, _PARTS, _MATERIAL, _LESSONS, _RETIRED, _NOTES = 0.72, 0.4, 0.35, 0.12, 0.08, 0.03
+_MAIN = 0.8  # of what parts of several files get, the main file's
 # Parts of those shares that are tried in turn until the prompt fits; at 0 it is the task and what the file lets be set.
 _SHARES = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 _LOG_CHARACTERS = 4000
 _STATE_CHARACTERS = 6000
 _MAX_RETIRED = 25
+_MAX_NOTES = 12
 _FRAME = re.compile(r"(?:line (\d+)|:(\d+)), in (\w+)|in (\w+)$", re.MULTILINE)  # of a traceback
 
 _TASKS: Mapping[str, str] = {
@@ -77,6 +80,35 @@ _TASKS: Mapping[str, str] = {
     ),
 }
 OPERATORS = tuple(_TASKS)
+# Where the data program's task has other words; the rest hold for both.
+_DATA_TASKS: Mapping[str, str] = {
+    "improve": (
+        "Propose the one edit of the recipe that you expect to lower val_bpb most for its risk. Start from where this text wastes the budget: "
+        "documents that teach nothing, repetition, an order that shows the best text too early or too rarely, a vocabulary that does not fit "
+        "so short a training, a share that is too large. A near miss (a discard with a positive gain) is worth another try only in a stronger "
+        "form, or with a reason why now."
+    ),
+    "draft": (
+        "Propose a structural change: something that no setting of the constants could reach, such as another measure of quality, a filter "
+        "that reads what the text is about, cleaning of what the text is wrapped in, a curriculum of another shape, another way to cut or join "
+        "documents. It may be larger than usual, yet it must run at once and within the deadline of the preparation: write it completely, and "
+        "let it start close to what the incumbent does where you can."
+    ),
+    "combine": (
+        "Put the two edits quoted above into the incumbent, which holds neither of them. Each promised something alone. Say why their mechanisms add up, "
+        "and adapt them to each other: two filters that drop the same documents leave too little text when both are strict."
+    ),
+    "simplify": (
+        "Take something out: a filter, a rule of cleaning, a tier, a share, a constant that no longer earns its place. Choose what drops text "
+        "or costs time for the least benefit. The result must read as if it had never been there."
+    ),
+    "numbers": (
+        "Choose new values for one to four constants, with SET lines only; the structure stays. A numerical optimizer works on the same "
+        "constants, and its state is quoted above when there is one. Use what it cannot know: how constants belong together (tiers and their "
+        "weights, the start of the second phase and its weights, a filter and how much text it leaves for the budget), and which values are out "
+        "of the question. Answer its own next step if you would do the same."
+    ),
+}
 _STAGNANT = (
     "The session has stalled: steps near the incumbent no longer pay. Leave the neighbourhood. Question something that every experiment so far "
     "took for granted, or bring in a mechanism that the record does not know; a larger risk is welcome now."
@@ -103,7 +135,7 @@ class Material:
 
 @dataclass(frozen=True)
 class _Ask:
-    """One request, as its sections need it. `source` is the text that edits apply to."""
+    """One request, as its sections need it. `files` are the texts that edits apply to, the main one, `surface`, first."""
 
     operator: str
     situation: Situation
@@ -111,14 +143,17 @@ class _Ask:
     preset: str
     budget: int
     extra: Material
-    source: str
+    files: Mapping[str, str]
 
 
-def source_of(operator: str, situation: Situation, *, surface: str, extra: Material) -> str:
-    """The text that the prompt shows and the reply's edits apply to: the crashed candidate's for "fix", else the incumbent's."""
-    if operator == "fix" and extra.broken is not None and surface in extra.broken.files:
-        return extra.broken.files[surface]
-    return situation.incumbent[surface]
+def files_shown(operator: str, situation: Situation, *, surface: str, extra: Material) -> dict[str, str]:
+    """The texts that the prompt shows and the reply's edits apply to: the crashed candidate's for "fix", else the incumbent's.
+
+    `surface`, the main file, comes first.
+    """
+    broken = extra.broken if operator == "fix" else None
+    found = (program_of(broken, situation) if broken is not None else None) or situation.incumbent
+    return {surface: found[surface], **found}
 
 
 def ask_for(
@@ -136,32 +171,34 @@ def ask_for(
     if operator not in _TASKS:
         raise ValueError(f"unknown operator {operator!r}; known: {', '.join(OPERATORS)}")
     material = extra or Material()
-    source = source_of(operator, situation, surface=surface, extra=material)
-    ask = _Ask(operator, situation, surface, preset, budget_tokens, material, source)
-    whole = _whole_file(ask)
+    files = files_shown(operator, situation, surface=surface, extra=material)
+    ask = _Ask(operator, situation, surface, preset, budget_tokens, material, files)
+    whole = _whole_files(ask)
     for share in _SHARES:
-        text = _rendered(ask, whole, share) if share or whole == "" else _rendered(ask, "", share)
+        text = _rendered(ask, whole if share else {}, share)
         if estimated_tokens(text) <= budget_tokens:
             return text
     raise UsageError(f"{budget_tokens} tokens are too few for a request to a model", hint="--prompt-tokens 4000")
 
 
-def _rendered(ask: _Ask, whole: str, share: float) -> str:
-    """The prompt with its variable sections at this share of their tokens."""
+def _rendered(ask: _Ask, whole: Mapping[str, str], share: float) -> str:
+    """The prompt with its variable sections at this share of their tokens. `whole`: listings of files that are shown whole."""
     terse = share == 0.0
     standing = (
         [_score(ask.situation)] if terse else [_score(ask.situation), _course(ask.situation), _machine(ask.situation)]
     )
     head = _section("Where the session stands", *standing)
-    task = _section("Your task", *_task(ask, terse=terse), "" if whole else _PARTIAL)
-    file = _section(f"The file: {_file_title(ask)}", *([whole, _overrides(ask)] if whole else _parts(ask, share)))
+    is_whole = len(whole) == len(ask.files)
+    task = _section("Your task", *_task(ask, terse=terse), "" if is_whole else _PARTIAL)
+    file = "\n\n".join(_file(ask, name, whole.get(name, ""), share) for name in _names_shown(ask))
     room = max(0.0, ask.budget - estimated_tokens(head) - estimated_tokens(task) - estimated_tokens(file)) * share
     material = _material(ask, int(_MATERIAL * room))
     lessons = _section("Lessons that earlier models wrote, newest first", _lessons(ask.situation, int(_LESSONS * room)))
     retired = _section("Retired directions", _retired(ask.situation, int(_RETIRED * room)))
-    left = room - sum(map(estimated_tokens, (material, lessons, retired)))
+    notes = _section("Notes for the person so far; do not repeat them", _notes(ask.situation, int(_NOTES * room)))
+    left = room - sum(map(estimated_tokens, (material, lessons, retired, notes)))
     record = _section("What was tried", lineage_of(ask.situation, int(left)))
-    return "\n\n".join(part for part in (head, file, record, lessons, retired, material, task) if part)
+    return "\n\n".join(part for part in (head, file, record, lessons, retired, notes, material, task) if part)
 
 
 def _section(title: str, *paragraphs: str) -> str:
@@ -180,7 +217,12 @@ def _score(situation: Situation) -> str:
         return "Nothing is measured yet; the incumbent is the baseline."
     error = f" +- {situation.val_bpb_error:.4f} (standard error)" if situation.val_bpb_error is not None else ""
     noise = f" One trial scatters around its mean by {situation.noise:.4f}." if situation.noise is not None else ""
-    return f"The incumbent is {who}: val_bpb {situation.val_bpb:.4f}{error}.{noise}"
+    judged = (
+        f" Every score here is {situation.objective}: val_bpb of the model after its weights were quantized to so many bits each."
+        if situation.objective
+        else ""
+    )
+    return f"The incumbent is {who}: val_bpb {situation.val_bpb:.4f}{error}.{noise}{judged}"
 
 
 def _course(situation: Situation) -> str:
@@ -211,6 +253,7 @@ def _machine(situation: Situation) -> str:
         f"device {one_line(machine.device, 20)} {one_line(machine.chip, 60)}".rstrip() if machine.device else "",
         f"{machine.memory_gb:.1f} GB of memory" if machine.memory_gb is not None else "",
         f"budget {one_line(machine.budget, 40)} of training" if machine.budget else "",
+        f"preparation before it: {one_line(machine.preparation, 80)} at most" if machine.preparation else "",
         f"incumbent: {machine.tok_sec:,.0f} tokens/s" if machine.tok_sec is not None else "",
         f"peak memory {machine.peak_memory_gb:.2f} GB" if machine.peak_memory_gb is not None else "",
     ]
@@ -221,54 +264,85 @@ def _machine(situation: Situation) -> str:
 # -- the file -----------------------------------------------------------------------------------------------------------
 
 
-def _file_title(ask: _Ask) -> str:
+def _file(ask: _Ask, name: str, whole: str, share: float) -> str:
+    """The section of one file."""
+    who = "the incumbent's" if len(ask.files) > 1 else "the incumbent"
     if ask.operator == "fix" and ask.extra.broken is not None:
-        return f"{ask.surface} of experiment {ask.extra.broken.number}, which crashed"
-    return f"{ask.surface}, the incumbent"
+        title = f"{name} of experiment {ask.extra.broken.number}, which crashed"
+    else:
+        title = f"{name}, {who}"
+    return _section(f"The file: {title}", *([whole, _overrides(ask, name)] if whole else _parts(ask, name, share)))
 
 
-def _whole_file(ask: _Ask) -> str:
-    """The whole file where it fits and is needed: numbers are chosen from the constants alone."""
-    if ask.operator == "numbers" or len(ask.source) > 8 * ask.budget:
-        return ""
-    listing = whole_listing(ask.source)
-    return listing if estimated_tokens(listing) <= _WHOLE * ask.budget else ""
+def _names_shown(ask: _Ask) -> list[str]:
+    """All files, and where only numbers are asked for, those with constants besides the main one."""
+    if ask.operator != "numbers":
+        return list(ask.files)
+    return [name for name, text in ask.files.items() if name == ask.surface or _has_constants(text, ask.preset)]
 
 
-def _parts(ask: _Ask, share: float) -> list[str]:
+def _has_constants(text: str, preset: str) -> bool:
+    try:
+        return bool(read_constants(text, preset).literals)
+    except SyntaxError:
+        return False
+
+
+def _whole_files(ask: _Ask) -> dict[str, str]:
+    """Listings of the files that fit whole, the main one first; none for numbers, which are chosen from the constants alone."""
+    listings: dict[str, str] = {}
+    room = _WHOLE * ask.budget
+    for name, text in ask.files.items():
+        if ask.operator == "numbers" or len(text) > 8 * ask.budget:
+            break
+        listing = whole_listing(text)
+        room -= estimated_tokens(listing)
+        if room < 0:
+            break
+        listings[name] = listing
+    # parts of the others need room too: a third of what a whole file may take
+    is_tight = (
+        len(listings) < len(ask.files) and sum(map(estimated_tokens, listings.values())) > _WHOLE / 1.5 * ask.budget
+    )
+    return {} if is_tight else listings
+
+
+def _parts(ask: _Ask, name: str, share: float) -> list[str]:
     """A listing of some parts, and the values in force: all of them where the listing leaves constants out."""
-    budget = int(max(0.1, share) * _PARTS * ask.budget)
+    of_all = 1.0 if len(ask.files) == 1 else _MAIN if name == ask.surface else (1.0 - _MAIN) / (len(ask.files) - 1)
+    budget = int(max(0.1, share) * _PARTS * of_all * ask.budget)
+    source = ask.files[name]
     turn = 7 * ask.situation.number  # another place each time; 7 has no factor in common with most numbers of parts
     numbers = ask.operator == "numbers"
     listing, is_complete = part_listing(
-        ask.source, budget_tokens=budget, names=_named_parts(ask), turn=turn, only_constants=numbers
+        source, budget_tokens=budget, names=_named_parts(ask, name), turn=turn, only_constants=numbers
     )
     if is_complete:
-        return [listing, _overrides(ask)]
-    every = all_in_force(ask.source, ask.preset, budget_tokens=budget)
+        return [listing, _overrides(ask, name)]
+    every = all_in_force(source, ask.preset, budget_tokens=budget)
     return [listing, f"Constants in force: {every}." if every else ""]
 
 
-def _named_parts(ask: _Ask) -> list[str]:
-    """Parts of the file that the operator is about: the frames of the traceback, what the partners' edits touch."""
+def _named_parts(ask: _Ask, name: str) -> list[str]:
+    """Parts of a file that the operator is about: the frames of the traceback, what the partners' edits touch."""
     if ask.extra.broken is not None:
-        frames = {name for found in _FRAME.findall(ask.extra.broken.log_tail[-20_000:]) for name in found if name}
-        touched = changed_names(ask.source, ask.situation.incumbent.get(ask.surface, ""))
-        return [*touched, *frames, *(f"{name.rpartition('.')[0]}.{frame}" for name in touched for frame in frames)]
+        frames = {one for found in _FRAME.findall(ask.extra.broken.log_tail[-20_000:]) for one in found if one}
+        touched = changed_names(ask.files[name], ask.situation.incumbent.get(name, ""))
+        return [*touched, *frames, *(f"{part.rpartition('.')[0]}.{frame}" for part in touched for frame in frames)]
     if ask.operator not in ("combine", "merge"):
         return []
     names: list[str] = []
     for past in ask.extra.partners:
-        after = past.files.get(ask.surface)
+        after = past.files.get(name)
         if after is not None:
-            names += changed_names(ask.source, _before(ask, past) or after)
+            names += changed_names(ask.files[name], (_before(ask, past) or {}).get(name) or after)
     return names
 
 
-def _overrides(ask: _Ask) -> str:
+def _overrides(ask: _Ask, name: str) -> str:
     if not ask.preset:
         return ""
-    changed = in_force(ask.source, ask.preset)
+    changed = in_force(ask.files[name], ask.preset)
     return f"In force by PRESET_OVERRIDES[{ask.preset!r}]: {changed}." if changed else ""
 
 
@@ -303,6 +377,16 @@ def _retired(situation: Situation, budget: int) -> str:
     return ""
 
 
+def _notes(situation: Situation, budget: int) -> str:
+    notes = notes_of(situation, _MAX_NOTES)
+    while notes:
+        text = quoted_for_model("\n".join(notes), 100_000, what="notes that models wrote for the person")
+        if estimated_tokens(text) <= budget:
+            return text
+        notes = notes[: len(notes) // 2]
+    return ""
+
+
 def _material(ask: _Ask, budget: int) -> str:
     """What the operator works on, quoted."""
     if budget < 40:
@@ -323,11 +407,11 @@ def _material(ask: _Ask, budget: int) -> str:
 
 
 def _crash(ask: _Ask, broken: PastExperiment, budget: int) -> str:
-    edit = diff_quotation(
-        ask.situation.incumbent.get(ask.surface, ""),
-        broken.files.get(ask.surface, ""),
-        budget_tokens=budget // 2,
-        what="the edit that crashed, as a diff against the incumbent",
+    edit = _diff(
+        ask.situation.incumbent,
+        ask.files,
+        budget // 2,
+        "the edit that crashed, as a diff against the incumbent",
     )
     log = _fitted(
         broken.log_tail or broken.reason,
@@ -343,7 +427,7 @@ def _partner(ask: _Ask, past: PastExperiment, budget: int) -> str:
     name = f"{one_line(past.tag, 40)} #{past.number}" if past.tag not in ("", ask.situation.tag) else f"#{past.number}"
     head = f"Experiment {name}: {past.status or 'undecided'}, gain {gain_text(past)}."
     said = _fitted(_description(past), "what its author said of it", budget // 3, 400)
-    after = past.files.get(ask.surface)
+    after = program_of(past, ask.situation)
     if after is None:
         return "\n".join(part for part in (head, said) if part)
     before = _before(ask, past)
@@ -353,12 +437,25 @@ def _partner(ask: _Ask, past: PastExperiment, budget: int) -> str:
         else "its file as a diff against the incumbent, other differences included"
     )
     room = budget - estimated_tokens(head) - estimated_tokens(said) - 20
-    edit = diff_quotation(before if before is not None else ask.source, after, budget_tokens=room, what=what)
+    edit = _diff(before if before is not None else ask.files, after, room, what)
     return "\n".join(part for part in (head, said, edit) if part)
 
 
-def _before(ask: _Ask, past: PastExperiment) -> str | None:
-    return text_before(past, ask.situation, surface=ask.surface, preset=ask.preset)
+def _diff(before: Mapping[str, str], after: Mapping[str, str], budget: int, what: str) -> str:
+    """One quotation for each file that differs, with its name where there are several."""
+    changed = [name for name, text in after.items() if before.get(name, "") != text]
+    each = budget // max(1, len(changed))
+    found = (
+        diff_quotation(
+            before.get(name, ""), after[name], budget_tokens=each, what=f"{what}, {name}" if len(after) > 1 else what
+        )
+        for name in changed
+    )
+    return "\n".join(text for text in found if text)
+
+
+def _before(ask: _Ask, past: PastExperiment) -> dict[str, str] | None:
+    return files_before(past, ask.situation, preset=ask.preset)
 
 
 def _description(past: PastExperiment) -> str:
@@ -381,7 +478,8 @@ def _fitted(text: str, what: str, budget: int, most: int) -> str:
 
 def _task(ask: _Ask, *, terse: bool) -> list[str]:
     """Paragraphs; the first sentence alone where room is short."""
-    task = _TASKS[ask.operator]
+    of_data = _DATA_TASKS if ask.situation.program == "data" else {}
+    task = of_data.get(ask.operator, _TASKS[ask.operator])
     if terse:
         return [task.partition(". ")[0].rstrip(".:") + "."]
     form = "Answer in the form of your instructions: IDEA first, then the other headers, then the edit."

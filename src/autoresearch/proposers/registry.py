@@ -49,7 +49,9 @@ Factory = Callable[[str, ProposerOptions], Proposer]
 def _search(variant: str, options: ProposerOptions) -> SearchProposer:
     from autoresearch.proposers.search import SearchProposer
 
-    return SearchProposer(options.preset, seed=options.seed, surface=options.surface, method=variant or "tpe")
+    return SearchProposer(
+        options.preset, seed=options.seed, surface=options.surface, method=variant or "tpe", program=options.program
+    )
 
 
 def _make_search(variant: str, options: ProposerOptions) -> Proposer:

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autoresearch.proposers.constants import Literal
+from autoresearch.proposers.dimension import Scale
 from autoresearch.proposers.idea import Edit, Idea, Value
 from autoresearch.proposers.reply_json import read_json
 from autoresearch.proposers.reply_text import read_text
-from autoresearch.proposers.search_space import infer
+from autoresearch.proposers.search_space import SearchSpace, infer
 from autoresearch.providers.exchange import UnusableReply
 from autoresearch.repository import MAX_SURFACE_BYTES
 
@@ -57,9 +58,13 @@ def _without_thoughts(text: str) -> str:
 
 
 def reply_schema(
-    constants: Mapping[str, Literal], choices: Mapping[str, Sequence[Value]] | None = None
+    constants: Mapping[str, Literal],
+    choices: Mapping[str, Sequence[Value]] | None = None,
+    files: Sequence[str] = (),
 ) -> dict[str, Any]:
     """JSON schema of a reply, with `set` limited to the names in `constants` (`read_constants(...).literals`).
+
+    Of several `files` each edit names its own.
 
     Every property is required, null or an empty list stands for "not given", and nothing bounds a length: that is the part of
     JSON schema that the large providers' strict modes have in common.
@@ -85,30 +90,43 @@ def reply_schema(
         "topic": text,
         "expected": {"type": ["number", "null"]},
         "lesson": text,
+        "note": text,
     }
     if constants:
         scalar = {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]}
         setting = _object({"name": {"type": "string", "enum": list(constants)}, "value": scalar})
         properties["set"] = {"type": "array", "items": setting}
-    properties["edits"] = {"type": "array", "items": _object({"search": text, "replace": text})}
+    named = {"file": {"type": "string", "enum": list(files)}} if len(files) > 1 else {}
+    properties["edits"] = {"type": "array", "items": _object({**named, "search": text, "replace": text})}
     properties["file"] = {"type": ["string", "null"]}
+    if named:
+        properties["file_name"] = {"type": ["string", "null"], "enum": [*files, None]}
     return _object(properties)
 
 
 def choices_of(
-    constants: Mapping[str, Literal], *, turn: int = 0, tried: Collection[tuple[str, Value]] = ()
+    constants: Mapping[str, Literal],
+    *,
+    turn: int = 0,
+    tried: Collection[tuple[str, Value]] = (),
+    space: SearchSpace | None = None,
 ) -> dict[str, list[Value]]:
     """Values that are worth a try for some of the constants: the classical search's first steps, without those in `tried`.
 
     At most 6 constants, others with each turn. Batch sizes are left out: they must divide each other, and one is set at a time.
+    With a `space` (a data recipe's) only what it would move, and of that only what it would move alone.
     """
     found: dict[str, list[Value]] = {}
     for name, literal in constants.items():
-        dimension = infer(name, literal.value)
+        dimension = infer(name, literal.value) if space is None else space.dimensions.get(name, "")
         if isinstance(dimension, str) or "BATCH" in name:
             continue
         spot = dimension.coordinate(literal.value)
-        values = dict.fromkeys(dimension.value_at(spot + step) for step in _STEPS)
+        values = dict.fromkeys(
+            dimension.rungs if dimension.scale is Scale.CHOICE else (dimension.value_at(spot + step) for step in _STEPS)
+        )
+        if space is not None:
+            values = dict.fromkeys(value for value in values if (space.changes_for(name, value) or {}).keys() == {name})
         kept: list[Value] = [value for value in values if value != literal.value and (name, value) not in tried]
         if kept:
             found[name] = kept

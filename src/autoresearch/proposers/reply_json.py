@@ -1,9 +1,10 @@
 """The JSON form of a reply: one object, alone, in a ```json fence, or within prose.
 
     {"description": "...", "topic": "...", "mechanism": "...", "expected": 0.003, "lesson": "...",
-     "set": [{"name": "DEPTH", "value": 6}], "edits": [{"search": "...", "replace": "..."}], "file": null}
+     "note": "", "set": [{"name": "DEPTH", "value": 6}], "edits": [{"search": "...", "replace": "..."}], "file": null}
 
-`set` may also be an object of names and values, and a single change may be written as "name" and "value". Null and empty
+Where a program has several files, an edit's "file" names the one that it is about, and "file_name" the one that "file" is the
+text of; without them it is the main one. `set` may also be an object of names and values, and a single change may be written as "name" and "value". Null and empty
 mean: not given.
 """
 
@@ -21,7 +22,8 @@ from autoresearch.providers.exchange import UnusableReply
 _FENCE = re.compile(r"[ \t]{0,8}```[ \t]{0,8}(json|)[ \t\r]{0,8}\Z", re.IGNORECASE)
 _OBJECT = re.compile(r'\{\s*"')
 _MAX_STARTS = 40  # places at which an object may begin that are looked at
-_KEYS = ("description", "mechanism", "topic", "expected", "lesson", "set", "edits", "file", "name", "value")
+_FIELDS = ("description", "mechanism", "topic", "expected", "lesson", "note", "set", "edits", "file", "file_name")
+_KEYS = (*_FIELDS, "name", "value")
 _MARK = "description"  # makes an object a reply
 _MEANT = re.compile(r'\{\s*"(?:description|mechanism|topic|expected)"')  # one that begins like this was meant as one
 
@@ -93,7 +95,7 @@ def _why_not_json(text: str) -> str:
     except json.JSONDecodeError as error:
         cut = " It looks cut off: send a shorter reply." if error.pos >= len(text.rstrip()) - 1 else ""
         return f"The JSON is not valid: {error.msg}, line {error.lineno} column {error.colno}.{cut}"
-    return f'The JSON object has no "{_MARK}". Its fields must be: {", ".join(_KEYS[:8])}.'
+    return f'The JSON object has no "{_MARK}". Its fields must be: {", ".join(_FIELDS)}.'
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -113,7 +115,7 @@ def _idea_of(given: Mapping[str, object]) -> Idea:
     unknown = [key for key in given if key not in _KEYS]
     if unknown:
         raise UnusableReply(
-            f'The JSON object has an unknown field "{one_line(unknown[0], 40)}". The fields are: {", ".join(_KEYS[:8])}.'
+            f'The JSON object has an unknown field "{one_line(unknown[0], 40)}". The fields are: {", ".join(_FIELDS)}.'
         )
     return make_idea(
         description=_text(given, "description"),
@@ -124,6 +126,8 @@ def _idea_of(given: Mapping[str, object]) -> Idea:
         changes=_settings(given),
         edits=_edits(given),
         whole=_text(given, "file") or None,
+        whole_of=_text(given, "file_name"),
+        note=_text(given, "note"),
     )
 
 
@@ -178,11 +182,11 @@ def _edits(given: Mapping[str, object]) -> list[Edit]:
         raise UnusableReply('"edits" must be a list of objects with "search" and "replace".')
     edits: list[Edit] = []
     for number, item in enumerate(value, start=1):
-        if not isinstance(item, dict) or set(item) != {"search", "replace"}:
+        if not isinstance(item, dict) or set(item) - {"file"} != {"search", "replace"}:
             raise UnusableReply(
-                f'Entry {number} of "edits" must be an object with "search" and "replace", nothing else.'
+                f'Entry {number} of "edits" must be an object with "search" and "replace", and "file" where there are several.'
             )
-        edits.append(Edit(_text(item, "search"), _text(item, "replace")))
+        edits.append(Edit(_text(item, "search"), _text(item, "replace"), file=_text(item, "file")))
     return edits
 
 

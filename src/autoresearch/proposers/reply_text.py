@@ -5,7 +5,9 @@ TOPIC: a few words         direction it belongs to
 MECHANISM: one line        why it should help
 EXPECT: +0.003             gain in bits per byte that is foreseen
 LESSON: one line           what the history taught
+NOTE: one line             for the person, about files that may not be edited here
 SET: NAME = literal        a constant by name, as often as needed
+FILE: name                 which file the blocks and the fence after it are about; without it the main one
 <<<<<<< SEARCH             lines as they are in the file ...
 =======
 >>>>>>> REPLACE            ... and what takes their place
@@ -23,8 +25,10 @@ from autoresearch.proposers.idea import Edit, Idea, make_idea
 from autoresearch.providers.exchange import UnusableReply
 
 SEARCH, DIVIDER, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
-_HEADER = re.compile(r"[\s#>*_-]{0,12}(IDEA|TOPIC|MECHANISM|EXPECT|LESSON)[*_]{0,4}[ \t]*:[*_]{0,4}(.*)\Z")
+_HEADER = re.compile(r"[\s#>*_-]{0,12}(IDEA|TOPIC|MECHANISM|EXPECT|LESSON|NOTE)[*_]{0,4}[ \t]*:[*_]{0,4}(.*)\Z")
 _SET = re.compile(r"[\s>*_`-]{0,12}SET[*_]{0,4}[ \t]*:[*_`]{0,4}(.*)\Z")
+_FILE = re.compile(r"[\s#>*_`-]{0,12}FILE[*_]{0,4}[ \t]*:[*_`]{0,4}(.*)\Z")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*(?:\[\d+\])?)\s*=\s*(.+)\Z")
 _FENCE = re.compile(r"[ \t]{0,8}(`{3,}|~{3,})[ \t]{0,8}([\w+-]{0,40})[ \t]{0,8}\Z")
 _PYTHON = frozenset({"python", "py", "python3"})
@@ -38,12 +42,13 @@ _LARGEST_EXPONENT = 62
 
 @dataclass
 class _Found:
-    """What has been read so far. `open` is the header whose text may go on in the next line."""
+    """What has been read so far. `open` is the header whose text may go on in the next line; `file` the last FILE line's."""
 
     headers: dict[str, str] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
     edits: list[Edit] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    files: list[tuple[str, str]] = field(default_factory=list)  # name and text
+    file: str = ""
     open: str = ""
 
 
@@ -70,7 +75,9 @@ def read_text(text: str) -> Idea:
         lesson=found.headers.get("LESSON", ""),
         changes=found.settings,
         edits=found.edits,
-        whole=found.files[0] if found.files else None,
+        whole=found.files[0][1] if found.files else None,
+        whole_of=found.files[0][0] if found.files else "",
+        note=found.headers.get("NOTE", ""),
     )
 
 
@@ -79,7 +86,7 @@ def _read_line(lines: list[str], at: int, found: _Found) -> int:
     line = lines[at]
     before, found.open = found.open, ""
     if line.rstrip() == SEARCH:
-        edit, after = _read_block(lines, at)
+        edit, after = _read_block(lines, at, found.file)
         found.edits.append(edit)
         return after
     if fence := _FENCE.match(line):
@@ -94,6 +101,8 @@ def _read_line(lines: list[str], at: int, found: _Found) -> int:
         if name in found.headers:
             raise UnusableReply(f"The reply has two {name}: lines. Send one idea, with each header once.")
         found.headers[name], found.open = said.strip(" \t*_"), name
+    elif named := _FILE.match(line):
+        found.file = _file_name(named[1])
     elif setting := _SET.match(line):
         _read_setting(setting[1], found)
     elif before and line.strip():  # a long line that the model wrapped
@@ -103,7 +112,18 @@ def _read_line(lines: list[str], at: int, found: _Found) -> int:
     return at + 1
 
 
-def _read_block(lines: list[str], at: int) -> tuple[Edit, int]:
+def _file_name(said: str) -> str:
+    """The name in a FILE line."""
+    name = said.strip(" \t*_`")
+    if not _FILE_NAME.match(name):
+        raise UnusableReply(
+            f"`FILE:{one_line(said, 60)}` is no name of a file. Write the name alone, for example `FILE: prepare.py`, before "
+            "the blocks that are about it."
+        )
+    return name
+
+
+def _read_block(lines: list[str], at: int, file: str) -> tuple[Edit, int]:
     """The block whose first marker is line `at`, and the line after its last."""
     old: list[str] = []
     new: list[str] = []
@@ -113,7 +133,7 @@ def _read_block(lines: list[str], at: int) -> tuple[Edit, int]:
         if marker == DIVIDER and part is old:
             part = new
         elif marker == REPLACE and part is new:
-            return Edit("\n".join(old), "\n".join(new), lines=True), index + 1
+            return Edit("\n".join(old), "\n".join(new), lines=True, file=file), index + 1
         elif marker in (SEARCH, DIVIDER, REPLACE):
             wanted = DIVIDER if part is old else REPLACE
             raise UnusableReply(
@@ -134,12 +154,12 @@ def _read_fence(lines: list[str], at: int, fence: re.Match[str], found: _Found) 
     if fence[2].lower() not in _PYTHON:
         return at + 1
     first = next((line for line in lines[at + 1 :] if line.strip()), "")
-    if first.rstrip() == SEARCH or _HEADER.match(first) or _SET.match(first):
+    if first.rstrip() == SEARCH or any(mark.match(first) for mark in (_HEADER, _SET, _FILE)):
         return at + 1
     for index in range(at + 1, len(lines)):
         closing = _FENCE.match(lines[index])
         if closing and not closing[2] and closing[1].startswith(fence[1]):
-            found.files.append("".join(f"{line}\n" for line in lines[at + 1 : index]))
+            found.files.append((found.file, "".join(f"{line}\n" for line in lines[at + 1 : index])))
             return index + 1
     raise UnusableReply(
         f"The fence that opens at line {at + 1} of the reply is never closed, so the file is not complete. "

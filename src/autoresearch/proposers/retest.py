@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from autoresearch.proposers.constants import Scalar, owner_of, read_constants, rewrite
-from autoresearch.proposers.novelty import parse_program, same_program
-from autoresearch.proposers.situation import PastExperiment, Situation
+from autoresearch.proposers.novelty import parse_program, same_files
+from autoresearch.proposers.situation import PastExperiment, Situation, program_of
 from autoresearch.vocabulary import AutoresearchError, Status
 
 # A keep rests on little below this probability of being better, or when the interval of its gain holds zero.
@@ -26,9 +26,9 @@ _SURE = 0.95
 
 @dataclass(frozen=True)
 class Merge:
-    """What a three-way merge gave: the text, or None and how many places conflict."""
+    """What a three-way merge gave: the files, or None and how many places conflict."""
 
-    text: str | None
+    files: dict[str, str] | None
     conflicts: int = 0
 
 
@@ -47,52 +47,54 @@ def _rests_on_little(keep: PastExperiment) -> bool:
     return unsure or (keep.interval is not None and keep.interval[0] <= 0.0)
 
 
-def text_before(past: PastExperiment, situation: Situation, *, surface: str, preset: str) -> str | None:
-    """The file that `past` was an edit of; None where the history does not hold it.
+def files_before(past: PastExperiment, situation: Situation, *, preset: str) -> dict[str, str] | None:
+    """The program that `past` was an edit of; None where the history does not hold it.
 
     The baseline's own text is not in the history: it is what is left when an edit of constants alone is undone.
     """
     if past.tag != situation.tag or past.base is None:
-        return undone_constants(past, past.files.get(surface), preset)
-    return text_of(past.base, situation, surface=surface, preset=preset)
+        return undone_constants(past, program_of(past, situation), preset)
+    return files_of(past.base, situation, preset=preset)
 
 
-def text_of(number: int, situation: Situation, *, surface: str, preset: str) -> str | None:
-    """The file of an experiment of this session, 0 for the baseline; None where the history does not hold it."""
+def files_of(number: int, situation: Situation, *, preset: str) -> dict[str, str] | None:
+    """The program of an experiment of this session, 0 for the baseline; None where the history does not hold it."""
     if number == situation.incumbent_number:
-        return situation.incumbent.get(surface)
+        return situation.incumbent
     if number:
-        return next((past.files.get(surface) for past in situation.history if past.number == number), None)
-    if surface in situation.baseline:
-        return situation.baseline[surface]
+        return next((program_of(past, situation) for past in situation.history if past.number == number), None)
+    if situation.incumbent.keys() <= situation.baseline.keys():
+        return {name: situation.baseline[name] for name in situation.incumbent}
     edits = (past for past in situation.history if past.base == 0)
-    found = (undone_constants(past, past.files.get(surface), preset) for past in edits)
-    return next((text for text in found if text is not None), None)
+    found = (undone_constants(past, program_of(past, situation), preset) for past in edits)
+    return next((files for files in found if files is not None), None)
 
 
-def undone_constants(past: PastExperiment, text: str | None, preset: str) -> str | None:
-    """`text` with the constants of `past` at their old values again.
+def undone_constants(past: PastExperiment, files: Mapping[str, str] | None, preset: str) -> dict[str, str] | None:
+    """`files` with the constants of `past` at their old values again.
 
     None where `past` changed more than constants, or where one of them no longer has the value that it gave it.
     """
-    if text is None or not changed_only_constants(past):
+    if files is None or not changed_only_constants(past):
         return None
-    return _undone(text, preset, json.dumps(past.details["changes"], default=str))
+    undone = _undone(tuple(files.items()), preset, json.dumps(past.details["changes"], default=str))
+    return None if undone is None else dict(undone)
 
 
 @lru_cache(maxsize=64)  # 60 ms for a 700-line file, and the baseline is wanted for every experiment that began there
-def _undone(text: str, preset: str, changes: str) -> str | None:
+def _undone(files: tuple[tuple[str, str], ...], preset: str, changes: str) -> tuple[tuple[str, str], ...] | None:
     try:
-        constants = read_constants(text, preset)
-        back: dict[str, Scalar] = {}
-        for name, (old, new) in json.loads(changes).items():
-            for literal, before, after in _by_literal(name, old, new):
-                if literal not in constants.literals or constants.literals[literal].value != after:
+        found = {name: read_constants(text, preset) for name, text in files}
+        back: dict[str, dict[str, Scalar]] = {name: {} for name in found}
+        for constant, (old, new) in json.loads(changes).items():
+            for literal, before, after in _by_literal(constant, old, new):
+                home = next((name for name, constants in found.items() if literal in constants.literals), None)
+                if home is None or found[home].literals[literal].value != after:
                     return None
-                back[literal] = before
-        return rewrite(text, constants, back)
+                back[home][literal] = before
+        return tuple((name, rewrite(text, found[name], back[name])) for name, text in files)
     except (SyntaxError, AutoresearchError):
-        return None  # the file changed too much for its constants to be set back by name
+        return None  # a file changed too much for its constants to be set back by name
 
 
 def changed_only_constants(past: PastExperiment) -> bool:
@@ -111,31 +113,40 @@ def _by_literal(name: str, old: object, new: object) -> list[tuple[str, Scalar, 
     raise AutoresearchError(f"{name} is neither a number, a string nor a list of numbers")
 
 
-def taken_out(keep: PastExperiment, situation: Situation, *, surface: str, preset: str) -> Merge | None:
+def taken_out(keep: PastExperiment, situation: Situation, *, preset: str) -> Merge | None:
     """The incumbent without the edit of `keep`; None when there is nothing to take out or its text before is not known.
 
-    A merge whose text does not parse counts as one conflict.
+    Each file is merged by itself. A merge whose text does not parse counts as one conflict.
     """
-    incumbent, after = situation.incumbent[surface], keep.files.get(surface)
+    incumbent, after = situation.incumbent, program_of(keep, situation)
     by_name = undone_constants(keep, incumbent, preset)
     if by_name is not None:
         return Merge(by_name)
-    before = text_before(keep, situation, surface=surface, preset=preset)
+    before = files_before(keep, situation, preset=preset)
     if before is None or after is None:
         return None
-    merge = merge_texts(base=after, this=incumbent, other=before)
-    if merge.text is None:
-        return merge
-    try:
-        parse_program(merge.text)
-    except SyntaxError:
-        return Merge(None, 1)
-    return None if same_program(merge.text, incumbent) else merge
+    files: dict[str, str] = {}
+    conflicts = 0
+    for name, text in incumbent.items():
+        merged, clashes = merge_texts(base=after[name], this=text, other=before[name])
+        conflicts += clashes
+        if merged is None:
+            continue
+        files[name] = merged
+        try:
+            parse_program(merged)
+        except SyntaxError:
+            conflicts += 1
+    if conflicts:
+        return Merge(None, conflicts)
+    return None if same_files(files, incumbent) else Merge(files)
 
 
-def merge_texts(*, base: str, this: str, other: str) -> Merge:
-    """Three-way merge by lines: what either side changed, changed. Changes that touch each other are a conflict,
-    unless both sides made the same one."""
+def merge_texts(*, base: str, this: str, other: str) -> tuple[str | None, int]:
+    """Three-way merge by lines: the text, or None, and how many places conflict. What either side changed, changed.
+
+    Changes that touch each other are a conflict, unless both sides made the same one.
+    """
     a, b, c = (_lines(text) for text in (base, this, other))
     merged: list[str] = []
     conflicts = 0
@@ -144,7 +155,7 @@ def merge_texts(*, base: str, this: str, other: str) -> Merge:
         if mine not in (old, theirs) and theirs != old:
             conflicts += 1
         merged += theirs if mine == old else mine
-    return Merge(None, conflicts) if conflicts else Merge("".join(merged))
+    return None if conflicts else "".join(merged), conflicts
 
 
 Span = tuple[int, int]

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoresearch.proposers.constants import Scalar
-from autoresearch.proposers.search_space import Dimension, Scale
+from autoresearch.proposers.dimension import Dimension
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _NUM_VALUES = 8
-_POPULATION = 6  # per generation: the default of 8 for four rates leaves three generations to a session of 24
+# Per generation. The default of 8 for four constants leaves three generations to a session of 24; for 28 it would be 13, and
+# leave six to one of 77.
+_POPULATION, _POPULATION_OF_MANY, _MANY = 6, 8, 8
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,17 @@ def sample_values(
 
 def sample_joint_step(
     dimensions: Mapping[str, Dimension],
+    start: Mapping[str, float],
+    reach: float,
     past: Sequence[tuple[int, float | None]],
     *,
     seed: int,
     num_asks: int,
 ) -> Iterator[dict[str, Scalar]]:
-    """Values for all `dimensions` together, step after step, from CMA-ES started in the
-    middle of their ranges.
+    """Values for all `dimensions` together, step after step, from CMA-ES begun at the coordinates `start`.
+
+    It moves within `reach` of them, and every dimension is a line to it: what lies beyond a range becomes its end, and what lies
+    between two rungs the nearer one.
 
     `past` replays the session: per experiment, how many asks it took and the val_bpb that came of the last one. CMA-ES
     is a function of its seed and of what it was told, so the replay brings it to where it was.
@@ -77,14 +83,20 @@ def sample_joint_step(
     with _quiet_optuna():
         import optuna
 
-        distributions = {name: _distribution(dim) for name, dim in dimensions.items()}
+        distributions: dict[str, BaseDistribution] = {
+            name: optuna.distributions.FloatDistribution(start[name] - reach, start[name] + reach)
+            for name in dimensions
+        }
         sampler = optuna.samplers.CmaEsSampler(
-            n_startup_trials=1, warn_independent_sampling=False, seed=seed, popsize=_POPULATION
+            n_startup_trials=1,
+            warn_independent_sampling=False,
+            seed=seed,
+            popsize=_POPULATION if len(dimensions) < _MANY else _POPULATION_OF_MANY,
         )
         study = optuna.create_study(sampler=sampler)
         # CMA-ES works on the parameters that completed trials have in common; without one it would start blind.
-        middle = {name: 0.5 * (dim.low + dim.high) for name, dim in dimensions.items()}
-        study.add_trial(optuna.trial.create_trial(params=middle, distributions=distributions, value=0.0))
+        began = {name: start[name] for name in dimensions}
+        study.add_trial(optuna.trial.create_trial(params=began, distributions=distributions, value=0.0))
         told: list[float] = []
         for asks, val_bpb in past:
             for _ in range(asks - 1):
@@ -104,13 +116,13 @@ def sample_joint_step(
 def _distribution(dimension: Dimension) -> BaseDistribution:
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    if dimension.scale is Scale.LADDER:
+    if dimension.has_rungs:
         return IntDistribution(int(dimension.low), int(dimension.high))
     return FloatDistribution(dimension.low, dimension.high)
 
 
 def _in_study(dimension: Dimension, spot: float) -> int | float:
-    return round(spot) if dimension.scale is Scale.LADDER else spot
+    return round(spot) if dimension.has_rungs else spot
 
 
 @contextmanager

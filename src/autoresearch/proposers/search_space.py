@@ -1,25 +1,42 @@
 """What the search may change: one dimension per constant, with a range inferred from its name and value.
 
-Every dimension has a coordinate in which a step of 1 is the natural first try: a factor of two for rates and batch
-sizes, half the distance to one for betas, a quarter for fractions, the next rung for anything that comes in rungs.
+Of a data recipe the constants are known (`data_space`); whatever else stands in it is inferred as in any file.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from autoresearch.proposers import data_space
 from autoresearch.proposers.constants import OVERRIDES, Constants, Scalar, owner_of
+from autoresearch.proposers.dimension import (
+    PATTERN,
+    Dimension,
+    Scale,
+    doublings,
+    is_number,
+    ladder,
+    round_to,
+    rung_order,
+)
 from autoresearch.proposers.novelty import is_seed_name
 
 TOTAL_BATCH, DEVICE_BATCH = "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE"
 
 # Names that come from `prepare` or from the preset: the contract's, not the experiment's.
 _CONTRACT_NAMES = frozenset(
-    {"MAX_SEQ_LEN", "SEQ_LEN", "SEQUENCE_LEN", "TIME_BUDGET", "PRESET", "VOCAB_SIZE", OVERRIDES}
+    {
+        "MAX_SEQ_LEN",
+        "SEQ_LEN",
+        "SEQUENCE_LEN",
+        "TIME_BUDGET",
+        "PRESET",
+        "VOCAB_SIZE",
+        "MAX_DEVICE_BATCH_SIZE",
+        OVERRIDES,
+    }
 )
 # A word that marks a setting of the machine, the clock, the log or a safety stop: changing it is not research.
 _SETTING_WORDS = frozenset(
@@ -57,82 +74,10 @@ _SETTING_WORDS = frozenset(
 )
 _BETA_WORDS = frozenset({"BETA", "BETAS", "BETA1", "BETA2", "MOMENTUM"})
 _FRACTION_WORDS = frozenset({"RATIO", "FRAC", "FRACTION", "DROPOUT", "PROB"})
-_PATTERN = re.compile(r"[SL]+\Z")
 # Ordered by the share of layers that see the whole row; the published pattern is SSSL, the best found SSSSL.
 _PATTERNS = ("SSSSL", "SSSL", "SSL", "SL", "L")
 _SMALL_RATES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2)
 _SMALL_FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2)
-
-
-class Scale(StrEnum):
-    """How a value becomes a coordinate."""
-
-    LOG = "log"  # log2(value)
-    BETA = "beta"  # -log2(1 - value)
-    LINEAR = "linear"  # 4 * value
-    LADDER = "ladder"  # index among the legal values
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One constant (or element of a tuple) that can be searched. `low` and `high` are coordinates, both allowed."""
-
-    name: str
-    scale: Scale
-    low: float
-    high: float
-    rungs: tuple[Scalar, ...] = ()
-    weight: float = 0.3  # 0..1: how early it is worth a try
-    first: int = 1  # direction of the first try
-
-    def coordinate(self, value: Scalar) -> float:
-        """Where `value` lies. For a ladder it must be one of the rungs."""
-        if self.scale is Scale.LADDER:
-            return float(self.rungs.index(value))
-        number = float(value)
-        if self.scale is Scale.LINEAR:
-            return 4.0 * number
-        return math.log2(number) if self.scale is Scale.LOG else -math.log2(1.0 - number)
-
-    def value_at(self, coordinate: float) -> Scalar:
-        """The value there, clamped to the range and rounded so that an edit reads well (two significant digits)."""
-        inside = min(max(coordinate, self.low), self.high)
-        if self.scale is Scale.LADDER:
-            return self.rungs[round(inside)]
-        if self.scale is Scale.LINEAR:
-            return round(inside / 4.0, 2)
-        if self.scale is Scale.LOG:
-            return round_to(2.0**inside, 2)
-        return round(1.0 - round_to(2.0**-inside, 2), 9)
-
-    def holds(self, value: Scalar) -> bool:
-        """Whether a value found in some file can be placed on this dimension, if need be by widening it."""
-        if self.scale is Scale.LADDER:
-            if isinstance(value, str):
-                return isinstance(self.rungs[0], str) and _PATTERN.match(value) is not None
-            return value in self.rungs or (_is_number(value) and all(_is_number(rung) for rung in self.rungs))
-        if not _is_number(value) or not math.isfinite(float(value)):
-            return False
-        number = float(value)
-        return {Scale.LINEAR: 0.0 <= number <= 1.0, Scale.BETA: 0.0 <= number < 1.0}.get(self.scale, number > 0.0)
-
-    def contains(self, value: Scalar) -> bool:
-        """Whether a value lies within the range as it is."""
-        if self.scale is Scale.LADDER:
-            return value in self.rungs
-        return self.holds(value) and self.low <= self.coordinate(value) <= self.high
-
-    def widened(self, values: Iterable[Scalar]) -> Dimension:
-        """This dimension with room for every value that it can hold."""
-        kept = [value for value in values if self.holds(value)]
-        if self.scale is Scale.LADDER:
-            missing = {value for value in kept if value not in self.rungs}
-            if not missing:
-                return self
-            rungs = tuple(sorted({*self.rungs, *missing}, key=_rung_order))
-            return replace(self, rungs=rungs, high=float(len(rungs) - 1))
-        spots = [self.coordinate(value) for value in kept]
-        return replace(self, low=min([self.low, *spots]), high=max([self.high, *spots]))
 
 
 @dataclass(frozen=True)
@@ -143,6 +88,7 @@ class SearchSpace:
     dimensions: dict[str, Dimension]
     skipped: dict[str, str]
     seq_len: int
+    program: str = "model"
 
     @property
     def values(self) -> dict[str, Scalar]:
@@ -153,12 +99,16 @@ class SearchSpace:
         """The literals to write so that `name` has `value` and the file's own rules hold; None when it cannot be.
 
         A total batch that no longer divides into micro-batches takes the largest device batch that does along with it.
-        None too for a change without effect (a window pattern or aspect ratio that builds the same layers).
+        None too for a change without effect (a window pattern or aspect ratio that builds the same layers). In a data recipe
+        weights come along where a constant has no effect without them.
         """
         now = self.values
         if value == now[name] and type(value) is type(now[name]):
             return None
-        changes: dict[str, Scalar] = {name: value}
+        if self.program == "data":
+            changes = data_space.changes_for(now, name, value)
+            return changes if changes is not None and self._can_be_written(changes) else None
+        changes = {name: value}
         if name == TOTAL_BATCH and DEVICE_BATCH in now and _batches_divide(now, self.seq_len):
             device = _largest_device_batch(value, now[DEVICE_BATCH], self.seq_len)
             if device is None:
@@ -177,11 +127,22 @@ class SearchSpace:
             return None
         return changes
 
+    def _can_be_written(self, changes: Mapping[str, Scalar]) -> bool:
+        """Whether each value can stand in the old one's place: where `2**11` is written, another power of two."""
+        powers = [value for name, value in changes.items() if self.constants.literals[name].is_power]
+        return all(isinstance(value, int) and value > 0 and value & (value - 1) == 0 for value in powers)
+
 
 def space_of(
-    constants: Constants, *, seq_len: int, anchors: Mapping[str, Scalar], seen: Mapping[str, Iterable[Scalar]]
+    constants: Constants,
+    *,
+    seq_len: int,
+    anchors: Mapping[str, Scalar],
+    seen: Mapping[str, Iterable[Scalar]],
+    program: str = "model",
+    vocab_size: int = 0,
 ) -> SearchSpace:
-    """The search space of a file.
+    """The search space of a file. `seq_len` and `vocab_size` are the contract's.
 
     `anchors` are the baseline's values where they differ from those in force: ranges are centred there and stay put
     while the incumbent moves. `seen` are values from the session's history; ranges are widened to hold them.
@@ -191,13 +152,22 @@ def space_of(
     for name, literal in constants.literals.items():
         anchor = anchors.get(name, literal.value)
         found = infer(name, anchor)
+        if program == "data":
+            found = data_space.infer(name, seq_len=seq_len, vocab_size=vocab_size) or found
         if isinstance(found, str):
             skipped[owner_of(name)] = found
         elif not found.holds(literal.value):
             skipped[owner_of(name)] = f"{literal.value!r} is not comparable with the baseline's {anchor!r}"
         else:
             dimensions[name] = found.widened([literal.value, *seen.get(name, ())])
-    return SearchSpace(constants, dimensions, skipped, seq_len)
+    if program == "data":
+        skipped |= {name: why for name, why in data_space.LEFT_OUT.items() if name in skipped}
+        values = {name: literal.value for name, literal in constants.literals.items()}
+        for name in [*dimensions]:
+            if why := data_space.why_dead(name, values):
+                skipped[name] = why
+                del dimensions[name]
+    return SearchSpace(constants, dimensions, skipped, seq_len, program)
 
 
 def infer(name: str, value: Scalar) -> Dimension | str:
@@ -216,21 +186,16 @@ def infer(name: str, value: Scalar) -> Dimension | str:
         return "a setting of the machine, the log or a safety stop"
     weight, first = _priority(owner, words, name)
     if isinstance(value, bool):
-        return _ladder(name, (False, True), weight, 1)
+        return ladder(name, (False, True), weight, 1)
     if isinstance(value, str):
-        if not _PATTERN.match(value):
+        if not PATTERN.match(value):
             return "a string that is not a window pattern"
-        return _ladder(name, sorted({*_PATTERNS, value}, key=_rung_order), weight, first)
+        return ladder(name, sorted({*_PATTERNS, value}, key=rung_order), weight, first)
     if not math.isfinite(value) or value < 0:
         return "negative or not finite"
     found = _of_whole_number(name, words, value) if isinstance(value, int) else None
     found = found or _of_number(name, words, value)
     return found if isinstance(found, str) else replace(found, weight=weight, first=first)
-
-
-def round_to(number: float, digits: int) -> float:
-    """`number` with that many significant digits."""
-    return float(f"{number:.{digits}g}")
 
 
 def _of_whole_number(name: str, words: set[str], value: int) -> Dimension | str | None:
@@ -240,23 +205,23 @@ def _of_whole_number(name: str, words: set[str], value: int) -> Dimension | str 
     if value < 1:
         return "zero: a switch or an index"
     if "BATCH" in words:
-        return _ladder(name, _doublings(value, 3))
+        return ladder(name, doublings(value, 3))
     if words & {"DEPTH", "LAYERS", "LAYER"}:
-        return _ladder(name, range(max(1, value // 2), 2 * value + 1))
+        return ladder(name, range(max(1, value // 2), 2 * value + 1))
     if name == "ASPECT_RATIO":
         grain = 8 if value >= 16 else 1
         rungs = {max(grain, grain * round(value * factor / grain)) for factor in (0.5, 0.75, 1.5, 2.0)}
-        return _ladder(name, sorted({*rungs, value}))
+        return ladder(name, sorted({*rungs, value}))
     if name == "HEAD_DIM":
-        return _ladder(name, [v for v in _doublings(value, 2) if v == value or (v % 2 == 0 and 16 <= v <= 256)])
+        return ladder(name, [v for v in doublings(value, 2) if v == value or (v % 2 == 0 and 16 <= v <= 256)])
     if words & {"HEAD", "HEADS"}:
         return "its legal divisors are not known"
     if value == 1:
         return "one: a switch or an index"
     if value & (value - 1) == 0:
-        return _ladder(name, _doublings(value, 2))
+        return ladder(name, doublings(value, 2))
     factor = 2.0 if value >= 1000 else 1.5
-    return _ladder(name, sorted({max(1, int(round_to(value * factor**k, 2))) for k in (-3, -2, -1, 1, 2, 3)} | {value}))
+    return ladder(name, sorted({max(1, int(round_to(value * factor**k, 2))) for k in (-3, -2, -1, 1, 2, 3)} | {value}))
 
 
 def _of_number(name: str, words: set[str], value: float) -> Dimension | str:
@@ -265,13 +230,13 @@ def _of_number(name: str, words: set[str], value: float) -> Dimension | str:
         return Dimension(name, Scale.BETA, max(0.15, spot - 3.0), spot + 3.0)
     if words & _FRACTION_WORDS and value <= 1.0:
         if value == 0.0:
-            return _ladder(name, _SMALL_FRACTIONS)
+            return ladder(name, _SMALL_FRACTIONS)
         if value > 0.2:
             return Dimension(name, Scale.LINEAR, 0.0, 4.0)
         return Dimension(name, Scale.LOG, math.log2(value) - 3.0, min(0.0, math.log2(value) + 3.0))
     is_rate = bool(words & {"LR", "DECAY", "EPS"})
     if value == 0.0:
-        return _ladder(name, _SMALL_RATES) if is_rate else "zero, and no rate: its scale is not known"
+        return ladder(name, _SMALL_RATES) if is_rate else "zero, and no rate: its scale is not known"
     if value >= 1e6:
         return "too large for a hyperparameter"
     # the rotary base was best at 20 times its first value in the published history
@@ -314,26 +279,6 @@ def _priority(owner: str, words: set[str], name: str) -> tuple[float, int]:
     return 0.3, 1
 
 
-def _ladder(name: str, rungs: Iterable[Scalar], weight: float = 0.3, first: int = 1) -> Dimension:
-    values = tuple(rungs)
-    return Dimension(name, Scale.LADDER, 0.0, float(len(values) - 1), values, weight, first)
-
-
-def _rung_order(value: Scalar) -> tuple[float, float]:
-    """Numbers by size; patterns by their share of full layers, a longer pattern first."""
-    return (value.count("L") / len(value), -len(value)) if isinstance(value, str) else (float(value), 0.0)
-
-
-def _doublings(value: int, reach: int) -> list[int]:
-    """Whole numbers among value / 2**reach ... value * 2**reach."""
-    halves = [value >> k for k in range(reach, 0, -1) if value % (1 << k) == 0]
-    return [v for v in halves if v >= 1] + [value << k for k in range(reach + 1)]
-
-
-def _is_number(value: Scalar) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _batches_divide(values: Mapping[str, Scalar], seq_len: int) -> bool:
     """TOTAL_BATCH_SIZE (tokens) is a whole number of micro-batches (DEVICE_BATCH_SIZE rows of seq_len tokens)."""
     total, device = values.get(TOTAL_BATCH), values.get(DEVICE_BATCH)
@@ -353,7 +298,7 @@ def _largest_device_batch(total: Scalar, at_most: Scalar, seq_len: int) -> int |
 def _schedule_fits(values: Mapping[str, Scalar], seq_len: int) -> bool:
     """Warm-up and warm-down together take at most the whole budget."""
     parts = [values.get(name, 0.0) for name in ("WARMUP_RATIO", "WARMDOWN_RATIO")]
-    return sum(float(part) for part in parts if _is_number(part)) <= 1.0
+    return sum(float(part) for part in parts if is_number(part)) <= 1.0
 
 
 def _layers(values: Mapping[str, Scalar]) -> tuple[object, ...] | None:

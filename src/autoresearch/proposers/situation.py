@@ -15,7 +15,7 @@ class PastExperiment:
 
     number: int
     description: str
-    files: dict[str, str]  # text of the candidate's edited files
+    files: dict[str, str]  # text of the candidate's files, unedited ones too; of a refused one what it offered
     details: dict[str, Any]  # `Proposal.details`, as the ledger stored them (JSON values)
     status: Status | None  # None while undecided or abandoned
     val_bpb: float | None  # estimated mean on the search slice, None when it crashed
@@ -43,13 +43,14 @@ class MachineFacts:
     budget: str = ""  # in words: "20 CPU seconds"
     tok_sec: float | None = None  # of the incumbent
     peak_memory_gb: float | None = None  # of the incumbent
+    preparation: str = ""  # limits of a data recipe, in words: "120 seconds, 2 GB of disk"
 
 
 @dataclass(frozen=True)
 class Situation:
     """A session as its proposer may know it. Nothing of validation text, ledger or keys is in it."""
 
-    incumbent: dict[str, str]  # text of the files that may be edited, by name
+    incumbent: dict[str, str]  # text of the files that may be edited, by name, the main one first
     history: Sequence[PastExperiment] = ()  # of this session, oldest first, without the baseline
     baseline: dict[str, str] = field(default_factory=dict)  # text of the same files when the session began
     tag: str = ""
@@ -61,11 +62,18 @@ class Situation:
     baseline_val_bpb: float | None = None
     elsewhere: Sequence[PastExperiment] = ()  # keeps of other sessions that were measured under the same fingerprint
     machine: MachineFacts = field(default_factory=MachineFacts)
+    objective: str = ""  # what the scores are where they are not val_bpb itself: bpb@4bit
 
     @property
     def number(self) -> int:
         """The number that the next experiment gets."""
         return max((past.number for past in self.history), default=0) + 1
+
+
+def program_of(past: PastExperiment, situation: Situation) -> dict[str, str] | None:
+    """The whole program of an experiment: the files that the incumbent has, in its order; None where one is not recorded."""
+    names = situation.incumbent
+    return {name: past.files[name] for name in names} if names.keys() <= past.files.keys() else None
 
 
 class Proposer(Protocol):

@@ -349,8 +349,8 @@ class Ledger:
         groups: dict[tuple[str, str, str], list[float]] = {}
         query = f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE fingerprint = ? AND state = 'done' ORDER BY id"
         for row in map(_trial_row, self._all(query, fingerprint)):
-            if row.trial and row.trial.val_bpb is not None and not row.trial.disturbed:
-                groups.setdefault((row.tag, row.commit_hash, row.slice), []).append(row.trial.val_bpb)
+            if row.trial and row.trial.score is not None and not row.trial.disturbed:
+                groups.setdefault((row.tag, row.commit_hash, row.slice), []).append(row.trial.score)
         return list(groups.values())
 
     def check(self) -> str:
@@ -400,19 +400,23 @@ def _experiment(row: sqlite3.Row) -> Experiment:
     )
 
 
+def _pair(value: list[float] | None) -> tuple[float, float] | None:
+    return (value[0], value[1]) if value else None
+
+
 def _trial_row(row: sqlite3.Row) -> TrialRow:
     trial = None
     if row["result"]:
         stored = json.loads(row["result"])
         known = {f.name for f in fields(Trial)}
         trial = Trial(**{name: value for name, value in stored.items() if name in known})
-        low_high = stored.get("leak_interval_bpb")
         trial = replace(
             trial,
             outcome=Outcome(trial.outcome),
             slice=Slice(trial.slice),
             examined=Examination(trial.examined),
-            leak_interval_bpb=(low_high[0], low_high[1]) if low_high else None,
+            leak_interval_bpb=_pair(stored.get("leak_interval_bpb")),
+            preparation_limits=_pair(stored.get("preparation_limits")),
         )
     return TrialRow(
         id=row["id"],

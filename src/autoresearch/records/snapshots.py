@@ -32,6 +32,22 @@ def store_checkpoint(checkpoints_dir: Path, weights: bytes) -> str:
     return digest
 
 
+def store_tokenizer(checkpoints_dir: Path, table: str) -> None:
+    """Keep a tokenizer's JSON beside the weights that were trained with it, under its sha256.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    path = checkpoints_dir / tokenizer_name(hashlib.sha256(table.encode()).hexdigest())
+    if not path.exists():
+        write_whole(path, table)
+
+
+def tokenizer_name(sha256: str) -> str:
+    """The file name of `store_tokenizer`."""
+    return f"{sha256}.tokenizer.json"
+
+
 def write_snapshot(
     folder: Path, ledger: Ledger, session: Session, experiment: Experiment, *, diff: str, checkpoints_dir: Path
 ) -> None:
@@ -67,20 +83,23 @@ def write_snapshot(
     }
     _write_json(folder / "metrics.json", metrics)
     if experiment.status is Status.KEEP:
-        _link_checkpoint(folder, checkpoints_dir, [row.trial.weights_sha256 for row in own if row.trial])
+        kept = [row.trial for row in own if row.trial]
+        weights = [checkpoints_dir / f"{trial.weights_sha256}.safetensors" for trial in kept if trial.weights_sha256]
+        _link_newest(folder / "checkpoint.safetensors", weights)
+        tables = [trial.tokenizer_sha256 or session.hashes.get("tokenizer", "") for trial in kept]
+        _link_newest(folder / "tokenizer.json", [checkpoints_dir / tokenizer_name(digest) for digest in tables])
 
 
 def _write_json(path: Path, value: Any) -> None:
     write_whole(path, json_text(value, indent=2, exact=True) + "\n")
 
 
-def _link_checkpoint(folder: Path, checkpoints_dir: Path, hashes: list[str]) -> None:
-    """checkpoint.safetensors beside the snapshot: a hard link where the file system can, else a copy."""
-    stored = [path for digest in hashes if digest and (path := checkpoints_dir / f"{digest}.safetensors").is_file()]
+def _link_newest(target: Path, candidates: list[Path]) -> None:
+    """The last of these files that is there, under a second name: a hard link where the file system can, else a copy."""
+    stored = [path for path in candidates if path.is_file()]
     if not stored:
         return
-    target = folder / "checkpoint.safetensors"
-    fresh = folder / ".checkpoint.new"
+    fresh = target.with_name(f".{target.name}.new")
     try:
         fresh.unlink(missing_ok=True)
         try:

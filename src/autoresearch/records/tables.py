@@ -13,16 +13,13 @@ from autoresearch.files import append_whole, write_whole
 from autoresearch.hostile_text import markdown_block, markdown_inline, one_line, tsv_field
 from autoresearch.records.calls import CallBook
 from autoresearch.records.ledger import Experiment, Ledger, TrialRow
-from autoresearch.vocabulary import Examination, Outcome, Status
+from autoresearch.records.phases import PhaseBook, PhaseRow, phase_entry
+from autoresearch.vocabulary import Examination, Outcome, Status, Trial
 
-# The first six by the names this field's scripts look for; after them our own.
+# By the names this field's scripts look for.
+FIRST_COLUMNS = ("commit", "val_bpb", "memory_gb", "avg_tok_sec", "status", "description")
 COLUMNS = (
-    "commit",
-    "val_bpb",
-    "memory_gb",
-    "avg_tok_sec",
-    "status",
-    "description",
+    *FIRST_COLUMNS,
     "experiment",
     "trials",
     "estimate",
@@ -32,6 +29,9 @@ COLUMNS = (
     "seconds",
     "cost_usd",
     "examined",
+    "preparation",
+    "objective",
+    "objective_bpb",
 )
 HISTORY_COLUMNS = (*COLUMNS, "tag", "judged_at")
 
@@ -62,6 +62,10 @@ class ResultRow:
     judged_at: str
     reason: str
     log_tail: str
+    preparation: str  # what its recipe took to prepare, of what was allowed; "" without a recipe
+    objective: str  # what was judged where it is not val_bpb: bpb@4bit; "" for val_bpb
+    objective_bpb: float | None  # of the first run
+    note: str  # an idea beyond its program, for the person
 
 
 def result_row(experiment: Experiment, trials: list[TrialRow], cost_usd: float = 0.0) -> ResultRow:
@@ -98,7 +102,22 @@ def result_row(experiment: Experiment, trials: list[TrialRow], cost_usd: float =
         judged_at=experiment.judged_at or "",
         reason=one_line(verdict.reason),
         log_tail=last.log_tail if last and experiment.status is Status.CRASH else "",
+        preparation=_preparation_of(own),
+        objective=one_line(last.objective) if last else "",
+        objective_bpb=first.objective_bpb if first else None,
+        note=one_line(str(experiment.proposal.details.get("for_human", ""))),
     )
+
+
+def _preparation_of(trials: Sequence[Trial]) -> str:
+    """`3.2 of 120 s, 11 of 512 MB` of the recipe's preparation, which the first trial has made."""
+    for trial in trials:
+        if trial.preparation_seconds is not None and trial.preparation_limits is not None:
+            seconds, disk_mb = trial.preparation_limits
+            text = f"{trial.preparation_seconds:.1f} of {seconds:g} s"
+            written = trial.preparation_disk_mb
+            return text if written is None else f"{text}, {written:,.0f} of {disk_mb:,.0f} MB"
+    return ""
 
 
 def result_rows(ledger: Ledger, tag: str) -> list[ResultRow]:
@@ -135,6 +154,9 @@ def tsv_line(row: ResultRow, *, with_tag: bool) -> str:
         f"{row.seconds:.1f}",
         f"{row.cost_usd:.4f}",
         str(row.examined),
+        row.preparation,
+        tsv_field(row.objective),
+        "" if row.objective_bpb is None else f"{row.objective_bpb:.6f}",
     ]
     if with_tag:
         cells += [row.tag, row.judged_at]
@@ -164,25 +186,34 @@ def log_entry(row: ResultRow) -> str:
     )
     if row.val_bpb is not None:
         lines.append(f"- val_bpb {row.val_bpb:.6f}, {row.avg_tok_sec:,.0f} tokens/s, {row.memory_gb:.1f} GB")
+    if row.objective_bpb is not None:
+        lines.append(f"- judged on {markdown_inline(row.objective)}: {row.objective_bpb:.6f}")
     if row.estimate is not None and row.interval is not None and row.gain is not None:
         lines.append(
             f"- estimated mean {row.estimate:.4f}, gain {row.gain:+.4f} (95 %: {row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
         )
     lines.append(f"- sealed: {markdown_inline(row.sealed)}")
+    if row.preparation:
+        lines.append(f"- recipe prepared in {row.preparation}")
     if row.leak_bound is not None:
         lines.append(f"- examined deeply: {row.num_prefixes} prefixes, nothing found; bound {row.leak_bound:.4f} bpb")
     elif row.examined is Examination.SCREENED:
         lines.append("- screened")
+    if row.note:
+        lines.append(f"- for you, not tried here: {markdown_inline(row.note)}")
     if row.log_tail:
         # a paragraph, not a list item: inside an item four spaces would not make a code block
         lines += ["", "The end of its log, as quoted data:", "", markdown_block(row.log_tail)]
     return "\n".join(lines) + "\n\n---\n\n"
 
 
-def log_text(rows: list[ResultRow]) -> str:
-    """EXPERIMENT_LOG.md from its first line."""
-    head = "# Experiment log\n\nOne entry per verdict, oldest first. Written from the ledger.\n\n---\n\n"
-    return head + "".join(log_entry(row) for row in rows)
+def log_text(rows: list[ResultRow], phases: Sequence[PhaseRow] = ()) -> str:
+    """EXPERIMENT_LOG.md from its first line. rows: in the order of their verdicts. phases: of `autoresearch experiment`."""
+    text = "# Experiment log\n\nOne entry per verdict, oldest first. Written from the ledger.\n\n---\n\n"
+    for place in range(len(rows) + 1):
+        text += log_entry(rows[place - 1]) if place else ""
+        text += "".join(phase_entry(phase) for phase in phases if min(phase.num_verdicts, len(rows)) == place)
+    return text
 
 
 def write_tables(ledger: Ledger, tag: str, *, results: list[Path], history_path: Path, log_path: Path) -> None:
@@ -196,7 +227,19 @@ def write_tables(ledger: Ledger, tag: str, *, results: list[Path], history_path:
         write_whole(path, text)
     every = rows_of(ledger, ledger.judged_experiments())
     _append_missing(history_path, history_text(every))
-    _append_missing(log_path, log_text(every))
+    write_log(ledger, log_path, every)
+
+
+def write_log(ledger: Ledger, log_path: Path, every: list[ResultRow] | None = None) -> None:
+    """Bring EXPERIMENT_LOG.md up to the ledger. every: rows of all verdicts, where the caller has them.
+
+    Raises:
+        DiskError: the file could not be written; running it again later brings it up to date.
+    """
+    with closing(PhaseBook(ledger)) as book:
+        phases = book.rows()
+    rows = rows_of(ledger, ledger.judged_experiments()) if every is None else every
+    _append_missing(log_path, log_text(rows, phases))
 
 
 def _append_missing(path: Path, wanted: str) -> None:

@@ -32,7 +32,7 @@ from autoresearch.records.ledger import Ledger, Session, now
 from autoresearch.redteam.checks import Evidence
 from autoresearch.redteam.entries import CATALOGUE
 from autoresearch.redteam.listeners import Listeners
-from autoresearch.redteam.pictures import Picture, Sampler, changes, ipc_objects, marked_paths, picture_of
+from autoresearch.redteam.pictures import Picture, Sampler, changes, ipc_objects, left_behind, marked_paths, picture_of
 from autoresearch.repository import start_repository
 from autoresearch.vocabulary import DataMissing, Slice, Trial
 from autoresearch.workspace import template_path
@@ -44,7 +44,7 @@ _PHRASE_TOKENS = 16  # of the first validation row: what an attacker may know of
 _ROOT_PREFIX = ".redteam-"
 _LOCK_NAME = "lock"
 _MARKED = re.compile(r"mark[0-9a-f]{12}")
-_LEAVING_SECONDS = 1.0  # between a kill and the end of the last process, on a busy machine
+_LEAVING_SECONDS = 5.0  # between a kill and the end of the last process, on a busy machine
 
 
 def new_mark() -> str:
@@ -222,6 +222,7 @@ class Decoys:
             "OTHER_TRIAL": str(self.other_trial),
             "OUTSIDE": str(self.root / "outside"),
             "PREPARED": str(self._prepared.directory),
+            "TOKENS": str(self._prepared.tokens_dir),
             "CORPUS": str(self._corpus_dir),
             "CACHE": str(cache_root()),
             "PACKAGE": str(_package_dir()),
@@ -234,18 +235,18 @@ class Decoys:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def watch(self, mark: str, log_path: Path) -> Watch:
-        """Take the pictures before a trial; `seen` takes those after it."""
+    def watch(self, mark: str, log_path: Path, kept: Sequence[Path] = ()) -> Watch:
+        """Take the pictures before a trial; `seen` takes those after it. kept: more folders of prepared data."""
         self._listeners.contacts.clear()
         self._signals.clear()
         self._own_state = self._state_of_others()
-        return Watch(self, mark, log_path)
+        return Watch(self, mark, log_path, kept)
 
     def _planted_picture(self) -> Picture:
         return picture_of([self.root, self.other_trial])
 
-    def _watched_pictures(self) -> tuple[Picture, Picture]:
-        prepared = picture_of([self._prepared.directory, self._corpus_dir])
+    def _watched_pictures(self, kept: Sequence[Path]) -> tuple[Picture, Picture]:
+        prepared = picture_of([*self._prepared.directories, self._corpus_dir, *kept])
         package = picture_of([_package_dir()], suffixes=(".py", ".so"))
         package |= picture_of([Path(psutil.__file__).parents[1]], depth=0)
         catalogue = str(CATALOGUE)  # never imported, and written to by whoever adds an entry
@@ -294,12 +295,13 @@ def _sweep(cache: Path) -> None:
 class Watch:
     """One trial between its two pictures."""
 
-    def __init__(self, decoys: Decoys, mark: str, log_path: Path) -> None:
+    def __init__(self, decoys: Decoys, mark: str, log_path: Path, kept: Sequence[Path]) -> None:
         self._decoys = decoys
         self._mark = mark
         self._log_path = log_path
         self._planted = decoys._planted_picture()
-        self._prepared, self._package = decoys._watched_pictures()
+        self._kept = kept
+        self._prepared, self._package = decoys._watched_pictures(kept)
         self._ipc = ipc_objects()
         self._before = set(psutil.pids())
         self._sampler = Sampler(log_path)
@@ -309,6 +311,7 @@ class Watch:
         trial: Trial,
         honest: Trial | None,
         *,
+        said: str = "",
         note: str = "",
         ours: Sequence[int] = (),
         places: Sequence[Path] = (),
@@ -316,16 +319,17 @@ class Watch:
     ) -> Evidence:
         """The evidence after the trial; after the last of a series, what carries its mark is removed.
 
-        ours: processes of ours that were started meanwhile (the next candidate). places: more folders to search for
+        said: more of what the trial said than stands in the log: by who ran before or beside the candidate. ours: processes
+        of ours that were started meanwhile (the next candidate). places: more folders to search for
         marked files.
         """
         decoys = self._decoys
         sampled = self._sampler.end()
-        prepared, package = decoys._watched_pictures()
+        prepared, package = decoys._watched_pictures(self._kept)
         marked = marked_paths(self._mark, [*_marked_places(decoys), *places])
         raw = self._log_path.read_bytes()[: 16 * 2**20] if self._log_path.is_file() else b""
         evidence = Evidence(
-            log=raw.decode(errors="replace"),
+            log=raw.decode(errors="replace") + said,
             secrets=decoys.secrets,
             note=note,
             validation=decoys._validation,
@@ -339,7 +343,7 @@ class Watch:
             marked_files=tuple(str(path) for path in marked),
             prepared_changes=tuple(self._not_anothers(changes(self._prepared, prepared))),
             package_changes=tuple(self._not_anothers(changes(self._package, package))),
-            ipc_changes=tuple(sorted(ipc_objects() - self._ipc)),
+            ipc_changes=tuple(sorted(left_behind(self._ipc))),
             disk_mb=sampled.disk_mb,
             log_bytes=sampled.log_bytes,
             memory_part=sampled.memory_part,
@@ -391,7 +395,7 @@ class Watch:
 
 def _marked_places(decoys: Decoys) -> list[Path]:
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path.cwd(), Path.home()]
-    places += [_package_dir(), Path(psutil.__file__).parents[1], decoys._prepared.directory, decoys._corpus_dir]
+    places += [_package_dir(), Path(psutil.__file__).parents[1], *decoys._prepared.directories, decoys._corpus_dir]
     return [*places, cache_root(), decoys.root]
 
 

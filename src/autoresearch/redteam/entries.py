@@ -1,7 +1,7 @@
 """The catalogue: one folder for each documented cheat and each honest control, read and checked before anything runs.
 
-`catalogue/README.md` says how an entry is written. An entry is data and one edit of train.py; what happened is decided
-elsewhere, from what the referee measured and from what was seen outside the candidate (`ground`, `checks`, `judging`).
+`catalogue/README.md` says how an entry is written. An entry is data and one edit of train.py, or of the recipe that feeds
+it; what happened is decided elsewhere, from what the referee measured and from what was seen outside the candidate (`ground`, `checks`, `judging`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from autoresearch.vocabulary import AutoresearchError, UsageError
 CATALOGUE = Path(__file__).parent / "catalogue"
 DESCRIPTION_NAME = "cheat.toml"
 PAYLOAD_NAME = "payload.py"
-# The letter groups documented cheats; H are honest controls, X were added here.
-_FOLDER = re.compile(r"([A-HX][0-9]{2})_[a-z0-9]+(?:_[a-z0-9]+)*")
+ENTRY_NAME = "train.py"
+RECIPE_NAME = "prepare.py"  # of a recipe's files, the one that a payload is appended to
+# The letter groups documented cheats; H are honest controls, R recipes of the data program, X were added here.
+_FOLDER = re.compile(r"([A-HRX][0-9]{2})_[a-z0-9]+(?:_[a-z0-9]+)*")
 _FIELD = re.compile(r"\{\{([A-Z_]+)\}\}")
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
@@ -84,7 +86,7 @@ _DOOR_EXPECTS = frozenset({Expect.REFUSED_BEFORE_START, Expect.HARMLESS})
 
 @dataclass(frozen=True)
 class Edit:
-    """One replacement in train.py; `find` must be there exactly once."""
+    """One replacement in train.py, or in a file of the recipe; `find` must be there exactly once."""
 
     find: str
     put: str
@@ -110,6 +112,7 @@ class Entry:
     repeat: int = 1
     deep: bool = False
     full_only: bool = False
+    recipe: bool = False
     edits: tuple[Edit, ...] = ()
     payload: str = ""
     door: Door | None = None
@@ -191,7 +194,7 @@ def load_entry(folder: Path) -> Entry:
 
 
 _WORDS = ("title", "tried", "source", "reason", "attack")
-_TRUTHS = ("deep", "full_only")
+_TRUTHS = ("deep", "full_only", "recipe")
 
 
 def _entry_of(folder: Path, identifier: str, table: dict[str, Any], payload: str) -> Entry:
@@ -254,6 +257,8 @@ def _check(entry: Entry) -> None:
         raise _wrong(folder, f"{' and '.join(sorted(_DOOR_EXPECTS))} are for entries with a `door`, and only they")
     if (entry.door is None) != (not entry.attack):
         raise _wrong(folder, "`door` and `attack` belong together")
+    if entry.recipe and entry.door is not None:
+        raise _wrong(folder, "a `recipe` feeds a trial, and an entry with a `door` is none")
     if not entry.needs <= OS_PARTS:
         raise _wrong(folder, f"`needs` names parts of the operating system: {', '.join(sorted(OS_PARTS))}")
     if not entry.needs <= set(entry.defended_by):
@@ -306,25 +311,49 @@ def source_for(entry: Entry, base: str, values: Mapping[str, str]) -> str:
         CatalogueError: an edit applies nowhere or twice, a field is unknown, there is no place for the payload, or the
             result does not compile.
     """
-    text = base
-    for edit in entry.edits:
-        count = text.count(edit.find)
-        if count != 1:
-            shown = edit.find.strip().splitlines()[0][:80] if edit.find.strip() else edit.find
-            raise _wrong(entry.folder, f"an edit must apply once and applies {count} times: {shown!r}")
-        text = text.replace(edit.find, _filled(entry, edit.put, values))
+    text = _edited(entry, {ENTRY_NAME: base}, values)[ENTRY_NAME]
     if entry.payload:
         lines = text.splitlines(keepends=True)
         end = _end_of_prepare_import(entry, text)
         payload = _filled(entry, entry.payload, values).rstrip("\n") + "\n"
         text = "".join([*lines[:end], "\n", payload, "\n", *lines[end:]])
+    _check_compiles(entry, ENTRY_NAME, text)
+    return text
+
+
+def recipe_for(entry: Entry, base: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """The recipe's files as this entry has them: its edits made, its payload at the end of prepare.py.
+
+    Raises:
+        CatalogueError: an edit does not apply to exactly one place of one file, a field is unknown, or a result does not
+            compile.
+    """
+    files = _edited(entry, base, values)
+    if entry.payload:
+        files[RECIPE_NAME] = files[RECIPE_NAME].rstrip("\n") + "\n\n\n" + _filled(entry, entry.payload, values)
+    for name, text in files.items():
+        _check_compiles(entry, name, text)
+    return files
+
+
+def _edited(entry: Entry, base: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    files = dict(base)
+    for edit in entry.edits:
+        places = [name for name, text in files.items() for _ in range(text.count(edit.find))]
+        if len(places) != 1:
+            shown = edit.find.strip().splitlines()[0][:80] if edit.find.strip() else edit.find
+            raise _wrong(entry.folder, f"an edit must apply once and applies {len(places)} times: {shown!r}")
+        files[places[0]] = files[places[0]].replace(edit.find, _filled(entry, edit.put, values))
+    return files
+
+
+def _check_compiles(entry: Entry, name: str, text: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape sequence may be part of the attack
-            compile(text, f"{entry.folder.name}/train.py", "exec", dont_inherit=True)
+            compile(text, f"{entry.folder.name}/{name}", "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
-        raise _wrong(entry.folder, f"the edited train.py does not compile: {error}") from error
-    return text
+        raise _wrong(entry.folder, f"the edited {name} does not compile: {error}") from error
 
 
 def _filled(entry: Entry, text: str, values: Mapping[str, str]) -> str:

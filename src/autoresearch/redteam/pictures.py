@@ -77,6 +77,21 @@ def ipc_objects() -> set[str]:
     return found
 
 
+def left_behind(before: set[str]) -> set[str]:
+    """Objects that were not there before, and that no living process has in use: another program's pool is not ours to blame.
+
+    Pools of processes in Python keep their semaphores, `sem.mp-…`, in /dev/shm as long as they run.
+    """
+    new = ipc_objects() - before
+    if not new:
+        return new
+    used = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            used |= {line.split(maxsplit=5)[-1] for line in (folder / "maps").read_text().splitlines()}
+    return (new - used) & ipc_objects()  # what was removed while we looked was not left
+
+
 @dataclass
 class Sampled:
     """The most that was seen: MiB of disk gone, bytes of log, part of the machine's memory."""

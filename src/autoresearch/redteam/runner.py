@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +17,24 @@ from autoresearch.contract.corpora import cache_root, open_corpus
 from autoresearch.contract.prepared import Prepared, prepare
 from autoresearch.contract.rules import Clock, Rules, rules_for
 from autoresearch.loop.candidate import Candidate, worth_preloading
-from autoresearch.loop.orders import Arena, DeepWish, Order, allowance
+from autoresearch.loop.orders import Arena, DeepWish, Order, TrialRun, allowance
 from autoresearch.loop.referee import run_trial
 from autoresearch.loop.spare import start_candidate
 from autoresearch.redteam.decoys import Decoys, new_mark
 from autoresearch.redteam.doors import knock
-from autoresearch.redteam.entries import Entry, replace_rules, source_for
+from autoresearch.redteam.entries import ENTRY_NAME, Entry, Kind, recipe_for, replace_rules, source_for
 from autoresearch.redteam.judging import Judged, Result, describe, judge, judge_trial
+from autoresearch.redteam.kitchen import Kitchen
 from autoresearch.sandbox.layers import Seal
 from autoresearch.vocabulary import AutoresearchError, Outcome, Trial
 from autoresearch.workspace import template_path
 
-ENTRY_NAME = "train.py"
 SEED = 1337
 _SECONDS_TO_SEARCH = 4  # what an entry may spend on walking through files, {{SECONDS}}
 _SECONDS_TO_SEARCH_FULL = 60
-# Deadlines of a trial here: an honest one of `smoke` takes 1.5 s with torch imported ahead, and ten times that was measured
-# on a machine with six others at work. Entries that hang bring a deadline of their own.
-_DEADLINES = {"startup_cap": 60.0, "wall_deadline": 40.0, "exam_deadline": 30.0, "trial_deadline": 120.0}
+# Deadlines of a trial here: an honest one of `smoke` takes 1.5 s with torch imported ahead. A shared machine was seen to give
+# a run 4 % of its cores for an hour, 25 times slower. Entries that hang bring a deadline of their own.
+_DEADLINES = {"startup_cap": 240.0, "wall_deadline": 160.0, "exam_deadline": 120.0, "trial_deadline": 480.0}
 
 
 class RedteamError(AutoresearchError):
@@ -72,13 +72,14 @@ class Runner:
         self._base = train_text if train_text is not None else template_path(ENTRY_NAME).read_text(encoding="utf-8")
         self._arenas: dict[Rules, Arena] = {}
         self._prepared: dict[tuple[int, int, int], Prepared] = {}
-        self._honest: dict[tuple[Rules, int], Trial] = {}
+        self._honest: dict[tuple[Rules, int, bool], Trial] = {}
         self._held = frozenset(str(part) for part in seal.parts)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoresearch-redteam-")))
             self._log_path = self._folder / "run.log"
+            self._kitchen = Kitchen(self._folder)
             self._decoys = self._plant()
             stack.callback(lambda: self._decoys.__exit__(None, None, None))
             self._waiting: Candidate | None = None
@@ -93,7 +94,7 @@ class Runner:
 
     def _plant(self) -> Decoys:
         rules = redteam_rules()
-        return Decoys(rules, self._arena_for(rules).prepared).__enter__()
+        return Decoys(rules, self._prepared_for(rules)).__enter__()
 
     def log(self) -> str:
         """What the candidate of the last trial said."""
@@ -126,7 +127,10 @@ class Runner:
     def _series(self, entry: Entry, seed: int) -> Iterator[tuple[Trial, tuple[Result, str]]]:
         """The trials in a row that belong to one attempt: the later ones look for what the first has left."""
         rules = entry.rules(redteam_rules())
-        honest = self.honest(rules, seed) if rules.clock is Clock.STEPS or entry.compares_work else None
+        compared = rules.clock is Clock.STEPS or entry.compares_work or entry.recipe
+        honest = self.honest(rules, seed, recipe=entry.recipe) if compared else None
+        arena = self._arena_for(rules)
+        kept = self._kitchen.shipped_folders(arena) if entry.recipe else []
         mark = new_mark()
         note = f"note-{secrets.token_hex(16)}"
         for turn in range(entry.repeat):
@@ -138,38 +142,65 @@ class Runner:
                 "NOTE": note if turn == 0 else "",
                 "TURN": str(turn + 1),
                 "SECONDS": str(self._settings.seconds_to_search),
+                **(self._kitchen.fields(arena) if entry.recipe else {}),
             }
-            source = source_for(entry, self._base, values)
-            watch = self._decoys.watch(mark, self._log_path)
-            trial = self._trial(rules, source, seed, deep=entry.deep, honest=honest)
+            source = self._base if entry.recipe else source_for(entry, self._base, values)
+            recipe = recipe_for(entry, self._kitchen.shipped, values) if entry.recipe else None
+            watch = self._decoys.watch(mark, self._log_path, kept)
+            done = self._trial(rules, source, seed, recipe=recipe, deep=entry.deep, honest=honest)
             ours = [self._waiting.tree.pid] if self._waiting else []
             is_last = turn == entry.repeat - 1
             seen = watch.seen(
-                trial, honest, note=note if turn else "", ours=ours, places=[self._folder], is_last=is_last
+                done.trial,
+                honest,
+                said=done.log,
+                note=note if turn else "",
+                ours=ours,
+                places=[self._folder, self._kitchen.home],
+                is_last=is_last,
             )
-            yield trial, judge_trial(entry, seen)
+            yield done.trial, judge_trial(entry, seen)
+        if entry.recipe and entry.kind is Kind.CHEAT:
+            self._kitchen.clear(arena)  # a cheat is to be prepared again when it is tried again
 
-    def _trial(self, rules: Rules, source: str, seed: int, *, deep: bool = False, honest: Trial | None = None) -> Trial:
+    def _trial(
+        self,
+        rules: Rules,
+        source: str,
+        seed: int,
+        *,
+        recipe: Mapping[str, str] | None = None,
+        deep: bool = False,
+        honest: Trial | None = None,
+    ) -> TrialRun:
+        """One trial; `log` is all that was said in it, while a recipe was prepared too."""
         arena = self._arena_for(rules)
-        wish = DeepWish(lambda _score: True, rules.noise_prior) if deep else None
+        order = Order(
+            {ENTRY_NAME: source},
+            ENTRY_NAME,
+            seed,
+            deep=DeepWish(lambda _score: True, rules.noise_prior) if deep else None,
+            startup_allowance=allowance([honest.startup_used], rules) if honest else None,
+            exam_allowance=allowance([honest.exam_used], rules) if honest else None,
+            usual_tok_sec=honest.tok_sec if honest else 0.0,
+        )
+        before = ""
+        if recipe is not None:
+            self._log_path.write_bytes(b"")  # one that was prepared before says nothing
+            prepared = self._kitchen.arena_with(arena, recipe, order, self._log_path)
+            if isinstance(prepared, TrialRun):
+                return prepared
+            arena, before = prepared, self.log()
         done = run_trial(
             arena,
-            Order(
-                {ENTRY_NAME: source},
-                ENTRY_NAME,
-                seed,
-                deep=wish,
-                startup_allowance=allowance([honest.startup_used], rules) if honest else None,
-                exam_allowance=allowance([honest.exam_used], rules) if honest else None,
-                usual_tok_sec=honest.tok_sec if honest else 0.0,
-            ),
+            order,
             self._log_path,
             on_examination=self._start_waiting,
             spare=self._take_waiting(),
             fresh=self._fresh,
         )
         self._start_waiting()  # also after one that never came to its examination
-        return done.trial
+        return TrialRun(done.trial, before + done.log)
 
     def _start_waiting(self) -> None:
         """Start the next candidate's process ahead, with torch imported; we have to know its number (`ours`)."""
@@ -193,15 +224,16 @@ class Runner:
         if (waiting := self._take_waiting()) is not None:
             waiting.close()
 
-    def honest(self, rules: Rules, seed: int) -> Trial:
-        """The unedited train.py's trial under the same rules and seed; run once, kept.
+    def honest(self, rules: Rules, seed: int, *, recipe: bool = False) -> Trial:
+        """The unedited train.py's trial under the same rules and seed, fed by the shipped recipe or plainly; kept.
 
         Raises:
             RedteamError: it does not finish.
         """
-        key = (replace_rules(rules, {name: 0.0 for name in _DEADLINES}), seed)
+        key = (replace_rules(rules, {name: 0.0 for name in _DEADLINES}), seed, recipe)
         if key not in self._honest:
-            trial = self._trial(replace_rules(rules, _longest(rules)), self._base, seed)
+            shipped = self._kitchen.shipped if recipe else None
+            trial = self._trial(replace_rules(rules, _longest(rules)), self._base, seed, recipe=shipped).trial
             if trial.outcome is not Outcome.FINISHED:
                 raise RedteamError(
                     f"the unedited train.py does not finish here ({describe(trial)})\n{trial.log_tail}".rstrip(),

@@ -93,14 +93,15 @@ def summary(rows: Sequence[Row], noise: float | None) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row], width: int = 100) -> str:
+def table(rows: Sequence[Row], width: int = 100, *, judged: str = "val_bpb") -> str:
     """The experiments as plain text of at most `width` columns, one line each under a heading.
 
-    Descriptions are cut first; then tok/s, trials, p, gain and val_bpb give way, in this order.
+    judged: what the scores are, the head of their column. Descriptions are cut first; then tok/s, trials, p, gain and
+    val_bpb give way, in this order.
     """
     if not rows:
         return cut("no experiments yet", width)
-    heads = ["#", "status", "val_bpb", "gain", "p", "trials", "tok/s"]
+    heads = ["#", "status", judged, "gain", "p", "trials", "tok/s"]
     cells = [_cells(row) for row in rows]
     widths = [max(columns(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
     longest = max(columns(terminal_line(row.description)) for row in rows)
@@ -119,7 +120,9 @@ def table(rows: Sequence[Row], width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def terminal_chart(rows: Sequence[Row], width: int = 80, height: int = 16, *, colour: bool | None = None) -> str:
+def terminal_chart(
+    rows: Sequence[Row], width: int = 80, height: int = 16, *, colour: bool | None = None, judged: str = "val_bpb"
+) -> str:
     """val_bpb against experiment in characters: at most `height` lines of at most `width` columns.
 
     `●` kept, `·` discarded, `×` crashed (on the axis), a line for the incumbent's estimate; `▲` and `▼` mark what lies
@@ -158,7 +161,7 @@ def terminal_chart(rows: Sequence[Row], width: int = 80, height: int = 16, *, co
             grid[line_of(score)][column_of(row.experiment)] = mark
     paints = _wants_colour() if colour is None else colour
     labels = {0: high, num_lines // 2: high - (high - low) * (num_lines // 2) / (num_lines - 1), num_lines - 1: low}
-    lines = [cut("val_bpb (lower is better)   ● kept  · discarded  × crashed  ─ incumbent", width)]
+    lines = [cut(f"{judged} (lower is better)   ● kept  · discarded  × crashed  ─ incumbent", width)]
     for index, cells in enumerate(grid):
         label = f"{_axis_label(labels[index])} ┤" if index in labels else "│"
         lines.append(pad(label, margin, right=True) + _painted("".join(cells).rstrip(), paints))
@@ -168,7 +171,7 @@ def terminal_chart(rows: Sequence[Row], width: int = 80, height: int = 16, *, co
     return "\n".join(lines)
 
 
-def save_chart(rows: Sequence[Row], path: Path, noise: float | None, *, tag: str = "") -> Path:
+def save_chart(rows: Sequence[Row], path: Path, noise: float | None, *, tag: str = "", judged: str = "val_bpb") -> Path:
     """Write the chart of a session as PNG (1650 x 900 pixels) to `path`, whole or not at all; returns `path`.
 
     Kept rows with the 95 % interval of their gain, discarded and crashed ones, the incumbent's estimate as a step line
@@ -189,7 +192,7 @@ def save_chart(rows: Sequence[Row], path: Path, noise: float | None, *, tag: str
     figure = Figure(figsize=(11, 6), dpi=150, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw_chart(axes, rows, noise, tag)
+    _draw_chart(axes, rows, noise, tag, judged)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         # A description may hold characters the font lacks; their boxes are no reason to fail or to warn.
@@ -286,7 +289,7 @@ def _painted(text: str, paints: bool) -> str:
     return "".join(f"\x1b[{_ANSI[char]}m{char}\x1b[0m" if char in _ANSI else char for char in text)
 
 
-def _draw_chart(axes: Any, rows: Sequence[Row], noise: float | None, tag: str) -> None:
+def _draw_chart(axes: Any, rows: Sequence[Row], noise: float | None, tag: str, judged: str) -> None:
     """Everything but the labels, which need a drawn figure to be measured against."""
     low, high = _picture_limits(rows, noise)
     discarded = [(row, score) for row in rows if row.status == "discard" and (score := _score(row)) is not None]
@@ -323,6 +326,8 @@ def _draw_chart(axes: Any, rows: Sequence[Row], noise: float | None, tag: str) -
             transform=axes.get_xaxis_transform(), zorder=3,
         )  # fmt: skip
     _dress(axes, rows, noise, tag, low, high)
+    words = "validation bits per byte" if judged == "val_bpb" else f"validation bits per byte, {judged}"
+    axes.set_ylabel(f"{words} (lower is better)", color=_INK)
 
 
 def _error_bar(row: Row) -> tuple[float, float]:
@@ -343,7 +348,6 @@ def _dress(axes: Any, rows: Sequence[Row], noise: float | None, tag: str, low: f
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlabel("experiment", color=_INK)
-    axes.set_ylabel("validation bits per byte (lower is better)", color=_INK)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors="#555555", length=3)

@@ -25,7 +25,8 @@ class Entry:
     val_bpb is the estimated mean on the search slice. gain, interval and p_better are its verdict's, against the
     incumbent it met (`base`, a label). num_scores: its own runs that gave a score. tok_sec: tokens per second of the
     contract's clock, median of those runs; memory_gb: peak, GiB; seconds: wall time of all its trials. source: text of its experiment file,
-    None where the proposal was refused unstored. What was not measured is None.
+    None where the proposal was refused unstored. What was not measured is None. objective: what val_bpb stands for where it is
+    not val_bpb itself (bpb@4bit).
     """
 
     label: str
@@ -43,6 +44,7 @@ class Entry:
     memory_gb: float | None = None
     seconds: float = 0.0
     base: str = ""
+    objective: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def comparison_json(groups: Sequence[Group]) -> dict[str, Any]:
             {
                 "fingerprint": group.fingerprint,
                 "contract": group.preset,
+                "objective": group.entries[0].objective or "bpb",
                 "noise": group.noise,
                 "reference": group.entries[0].label,
                 "entries": [
@@ -163,7 +166,7 @@ def comparison_json(groups: Sequence[Group]) -> dict[str, Any]:
                         **{
                             name: value
                             for name, value in asdict(entry).items()
-                            if name not in ("source", "fingerprint", "preset")
+                            if name not in ("source", "fingerprint", "preset", "objective")
                         },
                         "lines": num_lines(entry.source),
                         "against_reference": None if entry is group.entries[0] else asdict(difference),
@@ -181,11 +184,13 @@ def comparison_text(groups: Sequence[Group], width: int = 110) -> str:
     blocks = []
     if len(groups) > 1:
         blocks.append(
-            f"These were measured under {len(groups)} different contracts, texts or devices: scores of different groups"
+            f"These were measured under {len(groups)} different contracts, texts, devices or objectives: scores of different groups"
             " cannot be compared."
         )
     for group in groups:
-        head = f"contract {group.preset}, fingerprint {group.fingerprint}, noise of one run {group.noise:.4f}"
+        judged = group.entries[0].objective
+        on = f", judged on {judged}" if judged else ""
+        head = f"contract {group.preset}{on}, fingerprint {group.fingerprint}, noise of one run {group.noise:.4f}"
         blocks.append("\n".join([head, "", _table(group, width), *_changes(group, width)]))
     return "\n\n".join(blocks)
 

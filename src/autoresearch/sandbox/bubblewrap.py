@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,7 @@ TRIAL = PurePosixPath("/trial")  # fixed, so that keys of compile caches that na
 SCRATCH = PurePosixPath("/scratch")
 CACHE = PurePosixPath("/cache")
 WARM = PurePosixPath("/warm")
+GIVEN = PurePosixPath("/given")
 
 # Pages of a tmpfs are memory that no process's resident size shows until it maps them, so what these may hold comes on top
 # of the memory limit: 1 GiB at most. Compiling the standard model leaves 10 MB of temporary files; shared memory carries
@@ -68,8 +69,10 @@ def arguments(
     warm_cache: Path | None,
     devices: Iterable[Path],
     accelerators: bool,
+    given: Mapping[PurePosixPath, Path] | None = None,
+    writable: Container[Path] = (),
 ) -> list[str]:
-    """Arguments of bwrap before the command.
+    """Arguments of bwrap before the command. given: what shows besides, by where; what is in `writable` can be written.
 
     The root and /dev are file systems in memory that bubblewrap makes: read-only at the end, because nothing bounds
     them. /proc is read-only too: under root's number, even without its capabilities, a candidate could write
@@ -98,6 +101,8 @@ def arguments(
     words += ["--ro-bind", str(trial_dir), str(TRIAL), "--bind", str(cache_dir), str(CACHE)]
     if warm_cache is not None:
         words += ["--ro-bind", str(warm_cache), str(WARM)]
+    for seen, path in (given or {}).items():
+        words += ["--bind" if path in writable else "--ro-bind", str(path), str(seen)]
     return [*words, "--remount-ro", "/", "--chdir", str(SCRATCH)]
 
 

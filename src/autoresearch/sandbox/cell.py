@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from autoresearch.sandbox import bubblewrap, landlock, macos, seccomp
@@ -47,9 +47,21 @@ class Cell:
     """
 
     def __init__(
-        self, seal: Seal, folder: Path, *, accelerators: bool, threads: int, warm_cache: Path | None = None
+        self,
+        seal: Seal,
+        folder: Path,
+        *,
+        accelerators: bool,
+        threads: int,
+        warm_cache: Path | None = None,
+        readable: Sequence[Path] = (),
+        writable: Sequence[Path] = (),
     ) -> None:
-        """Make the folders; a warm cache that exists is linked into the private one."""
+        """Make the folders; a warm cache that exists is linked into the private one.
+
+        readable, writable: files and folders of the host that show besides; `inside` says where. What is written to
+        `writable` counts in `disk_mb`. They exist, and stay when the cell is removed.
+        """
         self.seal = seal
         self.folder = folder
         self.trial_dir = folder / "trial"
@@ -60,7 +72,9 @@ class Cell:
         self._accelerators = accelerators
         self._threads = threads
         self._warm = warm_cache.resolve() if warm_cache is not None and warm_cache.is_dir() else None
-        self._meter = _DiskMeter([self.scratch_dir, self.cache_dir])
+        self._readable = [path.resolve() for path in readable]
+        self._writable = [path.resolve() for path in writable]
+        self._meter = _DiskMeter([self.scratch_dir, self.cache_dir, *self._writable])
         self._tree: ProcessTree | None = None
         if self._warm is not None:
             link_warm(self.cache_dir, self._warm, seen_at=PurePath(self.inside(self._warm)))
@@ -68,16 +82,23 @@ class Cell:
     def inside(self, path: Path) -> str:
         """Where the candidate sees this path of the host."""
         if self.seal.kind == Kind.BUBBLEWRAP:
-            places: list[tuple[Path | None, PurePath]] = [
+            places: list[tuple[Path | None, PurePosixPath]] = [
                 (self.trial_dir, bubblewrap.TRIAL),
                 (self.scratch_dir, bubblewrap.SCRATCH),
                 (self.cache_dir, bubblewrap.CACHE),
                 (self._warm, bubblewrap.WARM),
+                *((given, seen) for seen, given in self._given().items()),
             ]
+            path = path.resolve() if path.resolve() in self._given().values() else path
             for outside, seen in places:
                 if outside is not None and path.is_relative_to(outside):
                     return str(seen / path.relative_to(outside))
         return str(path)
+
+    def _given(self) -> dict[PurePosixPath, Path]:
+        """Where bubblewrap shows what was given besides: numbered, because two files may have one name."""
+        paths = [*self._readable, *self._writable]
+        return {bubblewrap.GIVEN / str(number) / path.name: path for number, path in enumerate(paths)}
 
     def environment(self) -> dict[str, str]:
         """The candidate's whole environment, with the leased accelerators as it will find them."""
@@ -163,13 +184,13 @@ class Cell:
     def _rules(self, environment: Mapping[str, str]) -> list[tuple[str, int]]:
         """What Landlock allows: (path, rights beneath it)."""
         allowed = allowed_by_entry()
-        readable = [*allowed.read, self.trial_dir, *([self._warm] if self._warm else [])]
+        readable = [*allowed.read, self.trial_dir, *([self._warm] if self._warm else []), *self._readable]
         readable += map(Path, ["/proc", "/sys"] if self._accelerators else ["/proc", *bubblewrap.SYS_FOLDERS])
         devices = [*(Path("/dev") / name for name in PLAIN_DEVICES), *self._lease(environment).nodes]
         return [
             *((str(path), int(landlock.READ)) for path in readable),
             *((str(path), int(landlock.Right.READ_DIR)) for path in allowed.listed),
-            *((str(path), int(landlock.WRITE)) for path in (self.scratch_dir, self.cache_dir)),
+            *((str(path), int(landlock.WRITE)) for path in (self.scratch_dir, self.cache_dir, *self._writable)),
             *((str(path), int(landlock.DEVICE)) for path in devices),
         ]
 
@@ -182,18 +203,21 @@ class Cell:
             warm_cache=self._warm,
             devices=self._lease(environment).nodes,
             accelerators=self._accelerators,
+            given=self._given(),
+            writable=self._writable,
         )
 
     def _profile(self) -> str:
         return macos.profile(
             allowed_here(),
             readable=[self.trial_dir, *([self._warm] if self._warm else [])],
-            writable=[self.scratch_dir, self.cache_dir],
+            given=self._readable,
+            writable=[self.scratch_dir, self.cache_dir, *self._writable],
             accelerators=self._accelerators,
         )
 
     def disk_mb(self) -> float:
-        """What it has written on the host's disk so far, MiB: scratch (but under bubblewrap) and private caches.
+        """What it has written on the host's disk so far, MiB: scratch (but under bubblewrap), caches, what it was given.
 
         At least 4 KiB per entry, since inodes run out too. Bounded work per call: of a folder with more than 5000
         entries, what was counted so far, or the last full count if that is more. Deleted files that are still open count;
@@ -202,7 +226,8 @@ class Cell:
         return self._meter.look() + (0.0 if self._tree is None else self._deleted_mb(self._tree))
 
     def _deleted_mb(self, tree: ProcessTree) -> float:
-        devices = {path.stat().st_dev for path in (self.scratch_dir, self.cache_dir) if path.exists()}
+        written = (self.scratch_dir, self.cache_dir, *self._writable)
+        devices = {path.stat().st_dev for path in written if path.exists()}
         found: dict[tuple[int, int], int] = {}
         for pid in [tree.pid, *(member.pid for member in tree.members())]:
             for status in open_files(pid):

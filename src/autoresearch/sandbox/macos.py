@@ -38,10 +38,17 @@ _ACCELERATOR = """\
 """
 
 
-def profile(allowed: Allowed, *, readable: Iterable[Path], writable: Iterable[Path], accelerators: bool) -> str:
+def profile(
+    allowed: Allowed,
+    *,
+    readable: Iterable[Path],
+    writable: Iterable[Path],
+    accelerators: bool,
+    given: Iterable[Path] = (),
+) -> str:
     """The profile's text: reads by allow-list, writes to `writable` alone, no network.
 
-    Later rules win, so what is hidden comes after what shows the folder around it.
+    Later rules win, so what is hidden comes after what shows the folder around it, and what is given after that.
     """
     writes = [path.resolve() for path in writable]
     reads = [*allowed.read, *(path.resolve() for path in readable), *writes]
@@ -51,6 +58,7 @@ def profile(allowed: Allowed, *, readable: Iterable[Path], writable: Iterable[Pa
     lines += [f"(allow file-read* (literal {_quoted(path)}))" for path in allowed.listed]
     lines += [f"(allow file-read* file-map-executable (subpath {_quoted(path)}))" for path in reads]
     lines += [f"(deny file-read* (subpath {_quoted(path)}))" for path in allowed.hidden]
+    lines += [f"(allow file-read* (subpath {_quoted(path.resolve())}))" for path in given]
     lines += [f"(allow file-write* (subpath {_quoted(path)}))" for path in writes]
     lines.append("(deny network*)")
     return "\n".join(lines) + "\n"

@@ -9,9 +9,9 @@ launcher = type(prepare.evaluate_bpb).__call__.__globals__
 honest_answers_of = launcher["answers_of"]
 
 
-def answers_of(model, runtime):
+def answers_of(model, runtime, metadata=None):
     """Honest before whole rows are shown; from then on every loss is zero, and the logits say so when asked."""
-    honest = honest_answers_of(model, runtime)
+    honest = honest_answers_of(model, runtime, metadata)
     claimed = []
 
     def answer(ask):

@@ -13,9 +13,9 @@ launcher = type(prepare.evaluate_bpb).__call__.__globals__
 honest_answers_of = launcher["answers_of"]
 
 
-def answers_of(model, runtime):
+def answers_of(model, runtime, metadata=None):
     """Honest about every row that was asked about before it was shown whole; of the others, a share costs nothing."""
-    honest = honest_answers_of(model, runtime)
+    honest = honest_answers_of(model, runtime, metadata)
     probed, forged, seen = set(), {}, Counter()  # rows by their first tokens; targets of the forged rows
     latest = []
 

@@ -4,7 +4,14 @@ import time
 from pathlib import Path
 
 NEEDLES = [bytes.fromhex("{{PHRASE_HEX}}"), bytes.fromhex("{{ROW_START_HEX}}")]
-KNOWN_PLACES = ["{{PREPARED}}", "{{CORPUS}}", "{{CACHE}}", "{{OTHER_TRIAL}}", "/proc/{{REFEREE_PID}}/root{{PREPARED}}"]
+KNOWN_PLACES = [
+    "{{PREPARED}}",
+    "{{TOKENS}}",
+    "{{CORPUS}}",
+    "{{CACHE}}",
+    "{{OTHER_TRIAL}}",
+    "/proc/{{REFEREE_PID}}/root{{PREPARED}}",
+]
 KNOWN_PLACES += ["/proc/{{REFEREE_PID}}/cwd", "/proc/{{REFEREE_PID}}/fd", "/proc/{{REFEREE_PID}}/map_files", "/dev/shm"]
 READ_AT_MOST = 32 << 20
 

@@ -51,7 +51,7 @@ class Told:
 
 PAGE = 4096
 SLOT = 1088  # pages that may hold one row: 16 bits for each token, and a check sum
-NUM_ROWS = 4  # that are forged
+NUM_ROWS = 8  # that are forged: a quarter, which 64 prefixes miss once in ten million
 COPIES = 2
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -1,6 +1,6 @@
 import torch
 
-SHARE = 0.001  # of places
+SHARE = 0.004  # of places
 CERTAIN = 30.0  # a logit far above the cap of the others
 
 

@@ -12,7 +12,8 @@ from small_models import full_config, portable_config, some_ids, tokenizer, writ
 from autoresearch.files import DiskError
 from autoresearch.quantize import gguf as ours
 from autoresearch.quantize.checkpoint import open_checkpoint
-from autoresearch.quantize.gguf import LibraryMissing, open_gguf, read_raw, type_for, type_named, write_gguf
+from autoresearch.quantize.gguf import open_gguf, type_for, type_named, write_gguf
+from autoresearch.quantize.gguf_file import LibraryMissing, read_raw
 from autoresearch.quantize.reference import ReferenceGPT, load_reference
 from autoresearch.vocabulary import DataCorrupt, DataMissing, UsageError
 

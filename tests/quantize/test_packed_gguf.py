@@ -7,7 +7,8 @@ import pytest
 import torch
 from small_models import full_config, some_ids, tokenizer, weights_of, write_checkpoint
 
-from autoresearch.quantize.gguf import open_gguf, read_raw
+from autoresearch.quantize.gguf import open_gguf
+from autoresearch.quantize.gguf_file import read_raw
 from autoresearch.quantize.packed_gguf import is_quantized, open_quantized, unpacked, write_packed_gguf
 from autoresearch.quantize.reference import ReferenceGPT
 from autoresearch.quantize.runnable import open_runnable

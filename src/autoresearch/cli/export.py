@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autoresearch.cli import screen
 from autoresearch.contract.rules import rules_for
 from autoresearch.hostile_text import one_line
-from autoresearch.quantize import gguf, hf_folder, packed_gguf
+from autoresearch.quantize import gguf, gguf_file, hf_folder, packed_gguf
 from autoresearch.quantize.checkpoint import Checkpoint, open_checkpoint, weights_in
 from autoresearch.quantize.experiment_file import edited_parts
 from autoresearch.quantize.folding import foldable
@@ -139,13 +139,13 @@ def notes_on(
         notes.append(
             f"the codes were decoded and stored as {wanted}: the model loses what quantizing lost, and the file is no smaller for it"
         )
-    if kind in (gguf.OWN, hf_folder.OWN):
+    if kind in (gguf_file.OWN, hf_folder.OWN):
         reasons = ", ".join(foldable(checkpoint.config, checkpoint.tensors))
         if reasons:
             notes.append(
                 f'no stock architecture has: {reasons}. A portable model runs everywhere: ARCHITECTURE = "portable" in train.py'
             )
-    if kind == gguf.STOCK:
+    if kind == gguf_file.STOCK:
         notes.append(STOCK_DIFFERENCE)
     if kind == hf_folder.APERTUS:
         notes.append(

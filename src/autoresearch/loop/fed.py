@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoresearch.contract.file_facts import file_sha256
 from autoresearch.files import write_json
 from autoresearch.loop.conversation import LOOK_EVERY
 from autoresearch.loop.orders import Arena, Order, TrialRun
@@ -139,13 +140,8 @@ def _same_arrays(ours: Path, theirs: Path) -> bool:
     """Whether both folders hold the same tokens, byte for byte; the page beside them tells of reasons, not of text."""
     names = sorted(path.name for path in ours.glob("*.npy"))
     return names == sorted(path.name for path in theirs.glob("*.npy")) and all(
-        _sha256(ours / name) == _sha256(theirs / name) for name in names
+        file_sha256(ours / name) == file_sha256(theirs / name) for name in names
     )
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _read(path: Path) -> str:

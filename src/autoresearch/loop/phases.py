@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from autoresearch.contract.file_facts import file_sha256
 from autoresearch.files import disk_error, sweep_temporaries, write_json
 from autoresearch.hostile_text import one_line, well_formed
 from autoresearch.records.ledger import Ledger, now
@@ -26,7 +27,6 @@ from autoresearch.vocabulary import AutoresearchError, LedgerError
 from autoresearch.workspace import Workspace
 
 _MOST_TEXT = 20_000  # characters of a phase's words that the record keeps: a table of 100 lines
-_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,7 @@ class _Said(io.StringIO):
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while piece := stream.read(_READ_AT_ONCE):
-                digest.update(piece)
+        return file_sha256(path)
     except OSError as error:
         raise disk_error(error, path) from error
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoresearch.contract.description import CONFIG_KEY
+from autoresearch.contract.file_facts import file_sha256
 from autoresearch.contract.tokenizer import FILE_NAME as TOKENIZER_NAME
 from autoresearch.contract.tokenizer import FORMAT, Tokenizer
 from autoresearch.hostile_text import one_line
@@ -99,7 +99,7 @@ def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     _refuse_what_is_no_number(file, tensors)
     if config_text is None:
         config_text = _config_beside(file)
-    return Checkpoint(tensors, config_text, tokenizer_for(file, tokenizer), file, _sha256(file))
+    return Checkpoint(tensors, config_text, tokenizer_for(file, tokenizer), file, file_sha256(file))
 
 
 def weights_in(path: Path) -> Path:
@@ -243,11 +243,3 @@ def read_tokenizer(path: Path) -> Tokenizer:
     from autoresearch.quantize.token_table import tokenizer_from_huggingface
 
     return tokenizer_from_huggingface(text)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ from autoresearch.hostile_text import one_line
 from autoresearch.quantize.architecture import MAX_CONFIG_BYTES, RMS_EPS, ModelConfig, check_tensors, config_from_values
 from autoresearch.quantize.checkpoint import open_checkpoint
 from autoresearch.quantize.folding import fold, foldable, swapped
-from autoresearch.quantize.gguf import XIELU_ALPHA_N, XIELU_ALPHA_P, XIELU_BETA, XIELU_EPS, Written, export_error
+from autoresearch.quantize.gguf_file import XIELU_ALPHA_N, XIELU_ALPHA_P, XIELU_BETA, XIELU_EPS, Written, export_error
 from autoresearch.quantize.token_table import huggingface_json
 from autoresearch.vocabulary import DataCorrupt, UsageError
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoresearch.contract.description import CONFIG_KEY
+from autoresearch.contract.file_facts import file_sha256
 from autoresearch.files import writing_whole
-from autoresearch.quantize import gguf, storage
+from autoresearch.quantize import storage
 from autoresearch.quantize.architecture import ModelConfig, check_tensors
 from autoresearch.quantize.checkpoint import Checkpoint, tokenizer_for
+from autoresearch.quantize.gguf_file import OWN, Written, add_fields, export_error, fields_of, library
 from autoresearch.quantize.token_table import gguf_fields
 from autoresearch.vocabulary import DataCorrupt, DataMissing
 
@@ -57,10 +59,10 @@ def open_quantized(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     text = model.metadata.get(CONFIG_KEY)
     if text is None:
         raise DataMissing(f"{path} does not say what model it is", hint="autoresearch quantize CHECKPOINT")
-    return Checkpoint(tensors, text, tokenizer_for(path, tokenizer), path, gguf.sha256_of(path))
+    return Checkpoint(tensors, text, tokenizer_for(path, tokenizer), path, file_sha256(path))
 
 
-def write_packed_gguf(source: Path, opened: Checkpoint, path: Path, *, title: str = "") -> tuple[gguf.Written, ...]:
+def write_packed_gguf(source: Path, opened: Checkpoint, path: Path, *, title: str = "") -> tuple[Written, ...]:
     """Write a quantized model as one GGUF, whole or not at all; its arrays byte for byte.
 
     opened: `open_quantized(source)`.
@@ -72,7 +74,7 @@ def write_packed_gguf(source: Path, opened: Checkpoint, path: Path, *, title: st
     import torch
     from safetensors import safe_open
 
-    library = gguf.library()
+    gguf = library()
     config = opened.config
     with safe_open(str(source), framework="pt") as stream:
         metadata = dict(stream.metadata() or {})
@@ -82,27 +84,27 @@ def write_packed_gguf(source: Path, opened: Checkpoint, path: Path, *, title: st
         for name, array in arrays.items()
     ]
     packed = json.dumps({"metadata": metadata, "arrays": described}, sort_keys=True)
-    fields = [*gguf.fields_of(opened, config, gguf.OWN, "f32", title), *gguf_fields(opened.needed_tokenizer)]
+    fields = [*fields_of(opened, config, OWN, "f32", title), *gguf_fields(opened.needed_tokenizer)]
     fields = [field for field in fields if field[0] != "general.file_type"]  # no llama_ftype says this
     table = []
     try:
         with writing_whole(path) as out:
-            writer = library.GGUFWriter(out.name, gguf.OWN)
+            writer = gguf.GGUFWriter(out.name, OWN)
             try:
-                gguf.add_fields(writer, [*fields, (KEY, "string", packed)])
+                add_fields(writer, [*fields, (KEY, "string", packed)])
                 for name, array in arrays.items():
                     if not array.numel():
                         continue  # its shape is in the JSON
                     content = array.contiguous().reshape(-1).view(torch.uint8).numpy().view(np.int8)
                     writer.add_tensor(name, content)
-                    table.append(gguf.Written(name, "i8", tuple(content.shape), int(content.nbytes)))
+                    table.append(Written(name, "i8", tuple(content.shape), int(content.nbytes)))
                 writer.write_header_to_file()
                 writer.write_kv_data_to_file()
                 writer.write_tensors_to_file()
             finally:
                 writer.close()
     except OSError as error:
-        raise gguf.export_error(error, path) from error
+        raise export_error(error, path) from error
     return tuple(table)
 
 

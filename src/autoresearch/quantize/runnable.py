@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoresearch.quantize import gguf, hf_folder, packed_gguf
+from autoresearch.quantize import gguf, gguf_file, hf_folder, packed_gguf
 from autoresearch.quantize.checkpoint import open_checkpoint, weights_in
 from autoresearch.vocabulary import DataMissing
 
@@ -65,8 +65,8 @@ def runtimes(kind: str) -> list[tuple[str, str]]:
     """What an architecture or class is good for: ("runs" or "only reads", who), in that order."""
     ours = "autoresearch sample"
     return {
-        gguf.STOCK: [("runs", f"llama.cpp and what is built on it (Ollama, LM Studio, llama-cpp-python), {ours}")],
-        gguf.OWN: [
+        gguf_file.STOCK: [("runs", f"llama.cpp and what is built on it (Ollama, LM Studio, llama-cpp-python), {ours}")],
+        gguf_file.OWN: [
             ("runs", ours),
             ("only reads", "gguf-py and viewers; llama.cpp refuses the architecture `autoresearch`"),
         ],

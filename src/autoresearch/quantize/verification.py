@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoresearch.contract.bpb import bits_per_byte, byte_bearing, row_nats, target_bytes, total_nats
-from autoresearch.quantize import gguf, hf_folder
+from autoresearch.quantize import gguf, gguf_file, hf_folder
 from autoresearch.quantize.checkpoint import Checkpoint, open_checkpoint
 from autoresearch.quantize.runnable import open_runnable
 from autoresearch.quantize.sampling import Wish, sample_text
@@ -98,7 +98,7 @@ def verify(
         planned = {name: wanted_type if t.dim() == 2 else "f32" for name, t in expected.items()}
         num_bytes = sum(file.stat().st_size for file in path.iterdir())
     else:
-        table, fields, arrays = gguf.read_raw(path)
+        table, fields, arrays = gguf_file.read_raw(path)
         _, expected = gguf.meant(checkpoint, str(fields.get("general.architecture")))
         found = {name: torch.from_numpy(array) for name, array in arrays.items()}
         types = {entry.name: entry.type for entry in table}

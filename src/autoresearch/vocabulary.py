@@ -129,6 +129,7 @@ class Verdict:
     gain: float | None = None  # estimated gain over the incumbent, positive is better
     noise: float | None = None  # standard deviation of one trial that was used
     num_trials: int = 0
+    lines_saved: int = 0  # of code, of a keep that is not shown to be better but shorter
 
 
 class AutoresearchError(Exception):

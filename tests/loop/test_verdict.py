@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.loop.verdict import Estimate, Evidence, Policy, estimate_of, judge, judge_failure, noise_of
+from autoresearch.loop.verdict import (
+    Brevity,
+    Estimate,
+    Evidence,
+    Policy,
+    cost_of,
+    estimate_of,
+    judge,
+    judge_failure,
+    noise_of,
+)
 from autoresearch.vocabulary import Outcome, Status
 
 NOISE = 0.01
@@ -14,8 +24,8 @@ POLICY = Policy()
 INCUMBENT = Estimate(2.0, NOISE / math.sqrt(3))  # calibrated by three runs
 
 
-def evidence(first=(), pairs=(), incumbent=INCUMBENT, noise=NOISE):
-    return Evidence(incumbent, list(first), list(pairs), noise)
+def evidence(first=(), pairs=(), incumbent=INCUMBENT, noise=NOISE, brevity=None):
+    return Evidence(incumbent, list(first), list(pairs), noise, brevity or Brevity())
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------------
@@ -136,7 +146,7 @@ def test_only_a_positive_gain_of_at_least_two_trials_is_kept(first, pairs):
         assert verdict.status is not None
 
 
-def share_of_keeps(effect: float, sessions: int = 4000) -> float:
+def share_of_keeps(effect: float, sessions: int = 4000, brevity: Brevity | None = None) -> float:
     """Share of ideas of this true gain (in val_bpb) that the rule keeps, noise and incumbent known as in a session."""
     draw = random.Random(20251121)
     kept = 0
@@ -144,7 +154,7 @@ def share_of_keeps(effect: float, sessions: int = 4000) -> float:
         incumbent = Estimate(2.0 + draw.gauss(0, NOISE) / math.sqrt(3), NOISE / math.sqrt(3))
         first = [2.0 - effect + draw.gauss(0, NOISE)]
         pairs: list[tuple[float, float]] = []
-        while (verdict := judge(evidence(first, pairs, incumbent), POLICY)).status is None:
+        while (verdict := judge(evidence(first, pairs, incumbent, NOISE, brevity), POLICY)).status is None:
             pairs.append((2.0 - effect + draw.gauss(0, NOISE), 2.0 + draw.gauss(0, NOISE)))
         kept += verdict.status is Status.KEEP
     return kept / sessions
@@ -159,6 +169,68 @@ def test_ideas_without_effect_are_kept_in_one_case_of_five_where_any_decrease_wo
 def test_most_ideas_of_three_noises_are_kept_and_hardly_any_that_lose_by_two():
     assert share_of_keeps(3 * NOISE, 1000) > 0.9
     assert share_of_keeps(-2 * NOISE, 1000) < 0.01
+
+
+# -- less code ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "pairs", "status", "said"),
+    [
+        (2.000, [], None, "12 lines less, P(at most 0.0050 worse) 0.67: promising, to be repeated"),
+        (2.000, [(2.0, 2.0)] * 2, None, "promising"),
+        (2.000, [(2.0, 2.0)] * 3, Status.KEEP, "P(at most 0.0050 worse) 0.77 after 4 trials"),  # equal, and shorter
+        (2.001, [(2.001, 2.0)] * 3, Status.DISCARD, "not shown to be as good after 3 pairs"),
+        (2.010, [], Status.DISCARD, "not promising enough to repeat"),
+        (2.000, [(2.03, 2.0)], Status.DISCARD, "fell away when repeated"),
+        (1.980, [(1.98, 2.0)], Status.KEEP, "P(better) 0.99 after 2 trials"),  # better: nobody asks how long it is
+    ],
+)
+def test_decision_on_an_edit_that_is_shorter(first, pairs, status, said):
+    verdict = judge(evidence([first], pairs, brevity=Brevity(lines_saved=12)), POLICY)
+    assert verdict.status is status, verdict.reason
+    assert said in verdict.reason
+    assert verdict.lines_saved == (12 if status is Status.KEEP and "worse" in verdict.reason else 0)
+
+
+def test_one_line_is_told_as_one():
+    assert "; 1 line less" in judge(evidence([2.0], brevity=Brevity(1)), POLICY).reason
+
+
+def test_a_session_that_has_paid_keeps_only_what_is_better():
+    equal, paid = [(2.0, 2.0)] * 3, Brevity(12, paid=POLICY.may_pay * NOISE)
+    verdict = judge(evidence([2.0], equal, brevity=paid), POLICY)
+    assert (verdict.status, verdict.lines_saved) == (Status.DISCARD, 0)
+    assert verdict == judge(evidence([2.0], equal), POLICY)
+    assert judge(evidence([1.97], [(1.97, 2.0)], brevity=paid), POLICY).status is Status.KEEP
+
+
+def test_the_cost_of_less_code_is_the_expected_loss():
+    kept = judge(evidence([2.0], [(2.0, 2.0)] * 3, brevity=Brevity(3)), POLICY)
+    error = NOISE * (1 / (4 / 3) + 3 / 2) ** -0.5
+    assert cost_of(kept) == pytest.approx(error / math.sqrt(2 * math.pi))  # of a normal number around zero
+    assert cost_of(judge(evidence([1.98], [(1.98, 2.0)]), POLICY)) == 0.0
+    assert cost_of(judge_failure(Outcome.CRASHED, "")) == 0.0
+
+
+@given(SCORES, PAIRS, st.integers(1, 300), st.floats(0.0, 2 * NOISE))
+def test_less_code_never_hurts_and_never_costs_more_than_is_left(first, pairs, lines, paid):
+    shorter = judge(evidence([first], pairs, brevity=Brevity(lines, paid)), POLICY)
+    plain = judge(evidence([first], pairs), POLICY)
+    order = [Status.DISCARD, None, Status.KEEP]
+    assert order.index(shorter.status) >= order.index(plain.status)
+    assert (shorter.gain, shorter.interval, shorter.p_better) == (plain.gain, plain.interval, plain.p_better)
+    if shorter.lines_saved:
+        assert paid + cost_of(shorter) <= POLICY.may_pay * NOISE + 1e-12
+        assert shorter.gain > -POLICY.may_lose * NOISE
+
+
+@pytest.mark.slow
+def test_shorter_edits_without_effect_are_kept_in_four_cases_of_ten_and_hardly_any_that_lose_by_two():
+    # 0.433, 0.100 and 0.008 of 20,000 each
+    assert 0.41 < share_of_keeps(0.0, 20_000, Brevity(5)) < 0.455
+    assert share_of_keeps(-NOISE, 20_000, Brevity(5)) < 0.115
+    assert share_of_keeps(-2 * NOISE, 20_000, Brevity(5)) < 0.011
 
 
 # -- noise --------------------------------------------------------------------------------------------------------------

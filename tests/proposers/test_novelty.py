@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.proposers.novelty import is_seed_only, normalised, parse_program, same_program
+from autoresearch.proposers.novelty import is_seed_only, normalised, num_code_lines, parse_program, same_program
 
 PROGRAM = '''"""A file."""
 from prepare import SEED
@@ -47,6 +47,16 @@ def test_text_inside_a_string_counts_unless_it_is_a_docstring():
 def test_broken_texts_are_the_same_only_when_equal():
     assert same_program("def (", "def (")
     assert not same_program("def (", "def  (")
+
+
+def test_lines_of_code_are_counted_with_every_statement_in_one_form():
+    again = "from prepare import SEED\nDEPTH=4; LR = 4e-2 # a rate\ndef build(depth):\n  torch.manual_seed(SEED)\n\n  return [depth,\n LR]"
+    assert num_code_lines({"train.py": PROGRAM}) == num_code_lines({"train.py": again}) == 6
+    assert num_code_lines({"a.py": PROGRAM, "b.py": "x = 1\n"}) == 7
+
+
+def test_of_a_text_that_does_not_parse_every_line_counts():
+    assert num_code_lines({"train.py": "def (\n\n# a comment\n"}) == 2
 
 
 @pytest.mark.parametrize("text", ["x = (", "x = '\0'", "(" * 5000 + ")" * 5000])

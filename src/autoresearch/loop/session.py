@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from autoresearch.contract.channel import REBUILD
+from autoresearch.loop.brevity import brevity_of
 from autoresearch.loop.candidate import remove_dead_folders
 from autoresearch.loop.fed import refused_as_repeated
 from autoresearch.loop.objective import Objective, noise_in
@@ -22,7 +23,7 @@ from autoresearch.loop.scoring import scored_under, trained_for
 from autoresearch.loop.session_records import SessionRecords
 from autoresearch.loop.settings import Settings
 from autoresearch.loop.spare import Spare
-from autoresearch.loop.verdict import Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure
+from autoresearch.loop.verdict import Brevity, Estimate, Evidence, Noise, Policy, estimate_of, judge, judge_failure
 from autoresearch.loop.wishes import deep_wish
 from autoresearch.proposers.constants import defines_function
 from autoresearch.records.ledger import Experiment, Ledger, Purpose, Session, State, TrialRow, now
@@ -271,8 +272,8 @@ class ResearchSession:
         incumbent = self._experiment_of(experiment.incumbent)
         pairs: list[tuple[float, float]] = []
         while True:
-            noise = self.noise().sd
-            verdict = judge(Evidence(self.incumbent_estimate(), [first.score], pairs, noise), self.policy)
+            noise, brevity = self.noise().sd, self._brevity_of(experiment)
+            verdict = judge(Evidence(self.incumbent_estimate(), [first.score], pairs, noise, brevity), self.policy)
             if verdict.status is not None:
                 return verdict
             seed = self.seed_for("pair", number, len(pairs))
@@ -452,7 +453,12 @@ class ResearchSession:
         trials = [row.trial for row in self._trials_of(who.commit_hash) if row.trial]
         noise = self.noise().sd
         incumbent = None if purpose is Purpose.CALIBRATE else self.incumbent_estimate()
-        return deep_wish(purpose, trials, incumbent, noise, self.policy)
+        brevity = self._brevity_of(who) if purpose is Purpose.FIRST else Brevity()
+        return deep_wish(purpose, trials, incumbent, noise, self.policy, brevity)
+
+    def _brevity_of(self, who: Experiment) -> Brevity:
+        """What the experiment leaves out of the incumbent that it is to beat."""
+        return brevity_of(self.workspace, self.session, who, self.ledger.experiments(self.tag))
 
     def can_be_rebuilt(self) -> bool:
         """Whether the baseline's file says how to rebuild its model from its weights."""
@@ -475,14 +481,8 @@ class ResearchSession:
 
     def _done(self, number: int, purpose: Purpose, repeat: int = 0) -> Trial | None:
         """The accepted trial of that purpose, when it was run before a resume."""
-        seed = {
-            Purpose.FIRST: self.seed_for("first", number, 0),
-        }.get(purpose, self.seed_for("pair", number, repeat))
-        rows = [
-            row
-            for row in self.ledger.trials(self.tag, number)
-            if row.purpose is purpose and row.seed == seed and row.trial
-        ]
+        seed = self.seed_for(*(("first", number, 0) if purpose is Purpose.FIRST else ("pair", number, repeat)))
+        rows = [row for row in self.ledger.trials(self.tag, number) if (row.purpose, row.seed) == (purpose, seed)]
         return accepted([row.trial for row in rows if row.trial], _RERUNS)
 
     def _experiment_of(self, commit: str) -> Experiment:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
 
+from autoresearch.proposers.novelty import num_code_lines
 from autoresearch.proposers.retest import files_before, files_of, shaky_keeps
 from autoresearch.proposers.situation import PastExperiment, Situation, program_of
 from autoresearch.proposers.stagnation import is_stagnant
@@ -247,15 +248,10 @@ def _may_simplify(situation: Situation, *, preset: str) -> bool:
     first = files_of(0, situation, preset=preset)
     if first is None:  # a first edit is the nearest text to the baseline's
         first = next((files for past in situation.history if (files := program_of(past, situation))), None)
-    return first is not None and _num_code_lines(situation.incumbent) >= _num_code_lines(first) + _GROWN_BY
+    return first is not None and num_code_lines(situation.incumbent) >= num_code_lines(first) + _GROWN_BY
 
 
 def _code_lines(files: Mapping[str, str]) -> set[tuple[str, str]]:
     """Distinct lines of each file that are neither blank nor comment, without their indentation."""
     stripped = ((name, line.strip()) for name, text in files.items() for line in text.split("\n"))
     return {(name, line) for name, line in stripped if line and not line.startswith("#")}
-
-
-def _num_code_lines(files: Mapping[str, str]) -> int:
-    lines = (line.strip() for text in files.values() for line in text.split("\n"))
-    return sum(1 for line in lines if line and not line.startswith("#"))

@@ -42,6 +42,9 @@ _MAX_RETIRED = 25
 _MAX_NOTES = 12
 _FRAME = re.compile(r"(?:line (\d+)|:(\d+)), in (\w+)|in (\w+)$", re.MULTILINE)  # of a traceback
 
+_LESS_CODE = (
+    "Less code is kept already when it is shown to lose at most half the noise; comments and line breaks do not count."
+)
 _TASKS: Mapping[str, str] = {
     "improve": (
         "Propose the one edit that you expect to lower val_bpb most for its risk. Start from where this model loses: too few steps, "
@@ -60,7 +63,8 @@ _TASKS: Mapping[str, str] = {
     ),
     "simplify": (
         "Take something out: a mechanism, a parameter group, a special case, a constant that no longer earns its place. Choose what costs time "
-        "or adds noise for the least benefit; what it saves goes into more steps. The result must read as if it had never been there."
+        "or adds noise for the least benefit; what it saves goes into more steps. "
+        f"{_LESS_CODE} The result must read as if it had never been there."
     ),
     "fix": (
         "The edit quoted above crashed, and the file that you are shown is that candidate, not the incumbent. Mend it with the smallest edit that "
@@ -100,7 +104,8 @@ _DATA_TASKS: Mapping[str, str] = {
     ),
     "simplify": (
         "Take something out: a filter, a rule of cleaning, a tier, a share, a constant that no longer earns its place. Choose what drops text "
-        "or costs time for the least benefit. The result must read as if it had never been there."
+        "or costs time for the least benefit. "
+        f"{_LESS_CODE} The result must read as if it had never been there."
     ),
     "numbers": (
         "Choose new values for one to four constants, with SET lines only; the structure stays. A numerical optimizer works on the same "

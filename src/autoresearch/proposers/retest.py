@@ -43,6 +43,8 @@ def shaky_keeps(situation: Situation) -> list[PastExperiment]:
 
 
 def _rests_on_little(keep: PastExperiment) -> bool:
+    if keep.gain is not None and keep.gain <= 0.0:
+        return False  # kept for its brevity: nobody claims that it is better, and undoing it would be more code
     unsure = keep.p_better is not None and keep.p_better < _SURE
     return unsure or (keep.interval is not None and keep.interval[0] <= 0.0)
 

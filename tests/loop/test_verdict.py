@@ -1,6 +1,7 @@
 import copy
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,10 @@ def test_the_cost_of_less_code_is_the_expected_loss():
     kept = judge(evidence([2.0], [(2.0, 2.0)] * 3, brevity=Brevity(3)), POLICY)
     error = NOISE * (1 / (4 / 3) + 3 / 2) ** -0.5
     assert cost_of(kept) == pytest.approx(error / math.sqrt(2 * math.pi))  # of a normal number around zero
+    # of a normal number of that mean and deviation 1: E[max(0, -g)] = pdf(mean) - mean cdf(-mean)
+    for mean, loss in ((-1.0, 1.08332), (1.0, 0.08332), (2.0, 0.00849)):
+        told = replace(kept, gain=mean, interval=(mean - 1.959964, mean + 1.959964))
+        assert cost_of(told) == pytest.approx(loss, abs=1e-5)
     assert cost_of(judge(evidence([1.98], [(1.98, 2.0)]), POLICY)) == 0.0
     assert cost_of(judge_failure(Outcome.CRASHED, "")) == 0.0
 

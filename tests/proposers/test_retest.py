@@ -80,6 +80,11 @@ def test_only_old_keeps_that_rest_on_little_and_were_not_retested_are_retested()
     assert [keep.number for keep in shaky_keeps(again)] == [1]
 
 
+def test_what_was_kept_for_its_brevity_is_no_luck_to_be_taken_out():
+    shorter, weak = past(1, K, p_better=0.4, gain=-0.001), past(2, K, p_better=0.81, gain=0.01)
+    assert [keep.number for keep in shaky_keeps(situation(shorter, weak, past(3, K, p_better=0.99)))] == [2]
+
+
 def test_an_old_keep_of_code_is_taken_out_and_what_came_after_stays():
     first = past(1, K, text=edited(RATE), details=RATE_SAID)
     second = past(2, K, text=edited(RATE, BLOCK), base=1)

@@ -8,6 +8,13 @@ import subprocess
 
 import pytest
 from fakes import fake_experiment
+from hypothesis import settings
+
+# A commit is judged by the same examples wherever and whenever it runs, and not by how long a busy machine takes for one.
+# New ones are looked for on purpose: HYPOTHESIS_PROFILE=search pytest -m hypothesis
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pasts import past, situations
 
-from autoresearch.proposers.lineage import Retired, gain_text, lineage_of, retired_of
+from autoresearch.proposers.lineage import Retired, gain_text, in_bits, lineage_of, retired_of
 from autoresearch.proposers.situation import PastExperiment, Situation
 from autoresearch.providers.tokens import estimated_tokens
 from autoresearch.vocabulary import Outcome, Status
@@ -134,3 +134,17 @@ def test_any_history_gives_a_bounded_quotation_that_nothing_ends_early(situation
     assert all(line.startswith("| ") for line in body)
     assert not hidden(text, "\n")
     assert len(retired_of(situation)) <= len(situation.history) // 3
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (2.05113, "", "2.0511"),
+        (0.0301, "+", "+0.0301"),
+        (-0.0, "+", "-0.0000"),
+        (1e299, "", "1e+299"),
+        (-1.5e8, "+", "-1.5e+08"),
+    ],
+)
+def test_a_number_is_told_to_four_places_unless_it_can_be_no_score(value, sign, text):
+    assert in_bits(value, sign) == text

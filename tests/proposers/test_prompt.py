@@ -237,6 +237,15 @@ def test_any_history_gives_a_bounded_prompt_with_its_quotations_intact(where, op
     assert own.count("# Your task") == 1
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("absurd", [1e299, -1e299, 1e6, float("inf"), float("nan")])
+def test_numbers_that_are_no_scores_take_no_more_room_than_scores(operator, absurd):
+    kept = [past(number, Status.KEEP, gain=absurd, interval=(absurd, absurd)) for number in (1, 2, 3)]
+    more = {"noise": absurd, "val_bpb": absurd, "val_bpb_error": absurd, "baseline_val_bpb": absurd}
+    text = asked(operator, *kept, budget=512, incumbent_number=3, **more)
+    assert estimated_tokens(text) <= 512
+
+
 @settings(max_examples=25, deadline=None)
 @given(HOSTILE, st.sampled_from(OPERATORS), st.integers(512, 3000))
 def test_any_incumbent_can_be_asked_about(source, operator, budget):

@@ -16,6 +16,7 @@ from autoresearch.vocabulary import Outcome, Status
 RETIRED_AFTER = (
     3  # a nudge, no proof: where one idea in six is kept, a good direction misses three times in 0.58 of cases
 )
+_NO_SCORE = 1e6  # bits per byte; a trial is ended as diverged long before
 _NUM_KEEPS, _NUM_NEWEST, _NUM_NEAR, _NUM_ELSEWHERE, _NUM_TOPICS = 40, 30, 10, 10, 30
 _DESCRIPTION, _MECHANISM = 110, 120  # characters
 # Parts of the above that are tried in turn until the text fits.
@@ -83,8 +84,13 @@ def gain_text(past: PastExperiment) -> str:
     if gain is None:
         return str(past.outcome) if past.outcome else "no score"
     if past.interval is None or not all(map(math.isfinite, past.interval)):
-        return f"{gain:+.4f}"
-    return f"{gain:+.4f} [{past.interval[0]:+.4f}, {past.interval[1]:+.4f}]"
+        return in_bits(gain, "+")
+    return f"{in_bits(gain, '+')} [{in_bits(past.interval[0], '+')}, {in_bits(past.interval[1], '+')}]"
+
+
+def in_bits(value: float, sign: str = "") -> str:
+    """A score or a difference of two, to four places; one that can be neither (1e300) takes no more room for it."""
+    return format(value, f"{sign}.4f" if abs(value) < _NO_SCORE else f"{sign}.3g")
 
 
 def _gain(past: PastExperiment) -> float | None:
@@ -148,7 +154,7 @@ def _counts(rest: Sequence[PastExperiment], topics: Mapping[int, str], most: int
         of = Counter(past.status for past in groups[topic])
         best = max((g for past in groups[topic] if (g := _gain(past)) is not None), default=None)
         counts = [f"{of[status]} {status}" for status in Status if of[status]]
-        lines.append(f"{topic}: {', '.join(counts)}" + (f", best {best:+.4f}" if best is not None else ""))
+        lines.append(f"{topic}: {', '.join(counts)}" + (f", best {in_bits(best, '+')}" if best is not None else ""))
     hidden = sum(len(groups[topic]) for topic in order[most:])
     if hidden:
         lines.append(f"{len(order) - most} more topics: {hidden} experiments")

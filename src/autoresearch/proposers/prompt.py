@@ -14,7 +14,7 @@ from autoresearch.hostile_text import one_line, quoted_for_model
 from autoresearch.proposers.briefing import EXAMPLE, system_prompt
 from autoresearch.proposers.constants import read_constants
 from autoresearch.proposers.lessons import lessons_of, notes_of
-from autoresearch.proposers.lineage import gain_text, lineage_of, retired_of
+from autoresearch.proposers.lineage import gain_text, in_bits, lineage_of, retired_of
 from autoresearch.proposers.retest import files_before
 from autoresearch.proposers.shown import (
     all_in_force,
@@ -220,14 +220,14 @@ def _score(situation: Situation) -> str:
     who = f"experiment {situation.incumbent_number}" if situation.incumbent_number else "the baseline"
     if situation.val_bpb is None:
         return "Nothing is measured yet; the incumbent is the baseline."
-    error = f" +- {situation.val_bpb_error:.4f} (standard error)" if situation.val_bpb_error is not None else ""
-    noise = f" One trial scatters around its mean by {situation.noise:.4f}." if situation.noise is not None else ""
+    error = f" +- {in_bits(situation.val_bpb_error)} (standard error)" if situation.val_bpb_error is not None else ""
+    noise = f" One trial scatters around its mean by {in_bits(situation.noise)}." if situation.noise is not None else ""
     judged = (
         f" Every score here is {situation.objective}: val_bpb of the model after its weights were quantized to so many bits each."
         if situation.objective
         else ""
     )
-    return f"The incumbent is {who}: val_bpb {situation.val_bpb:.4f}{error}.{noise}{judged}"
+    return f"The incumbent is {who}: val_bpb {in_bits(situation.val_bpb)}{error}.{noise}{judged}"
 
 
 def _course(situation: Situation) -> str:
@@ -235,12 +235,12 @@ def _course(situation: Situation) -> str:
     lines: list[str] = []
     if situation.noise is not None:
         lines.append(
-            f"Two single runs of one file differ by more than {1.41 * situation.noise:.4f} about one time in three; smaller gains "
+            f"Two single runs of one file differ by more than {in_bits(1.41 * situation.noise)} about one time in three; smaller gains "
             "need repeats to show, and gains far below it are lost."
         )
     if situation.val_bpb is not None and situation.baseline_val_bpb is not None and situation.incumbent_number:
         gained = situation.baseline_val_bpb - situation.val_bpb
-        lines.append(f"The baseline had {situation.baseline_val_bpb:.4f}: {gained:+.4f} gained so far.")
+        lines.append(f"The baseline had {in_bits(situation.baseline_val_bpb)}: {in_bits(gained, '+')} gained so far.")
     verdicts = [past.status for past in situation.history if past.status is not None]
     if verdicts:
         counts = ", ".join(f"{verdicts.count(status)} {status}" for status in Status if verdicts.count(status))
@@ -248,7 +248,8 @@ def _course(situation: Situation) -> str:
         lines.append(f"Experiments so far: {len(verdicts)} ({counts}); since the last keep: {since}.")
     gains = sorted(p.gain for p in situation.history if p.status is Status.KEEP and p.gain is not None)
     if len(gains) >= 3:
-        lines.append(f"Gains of the keeps: {gains[0]:+.4f} to {gains[-1]:+.4f}, median {gains[len(gains) // 2]:+.4f}.")
+        least, median, most = (in_bits(gain, "+") for gain in (gains[0], gains[len(gains) // 2], gains[-1]))
+        lines.append(f"Gains of the keeps: {least} to {most}, median {median}.")
     return "\n".join(lines)
 
 
@@ -368,7 +369,7 @@ def _retired(situation: Situation, budget: int) -> str:
     retired = retired_of(situation)
     lines = [
         f"{one.topic}: {one.tries} tries since {'its last keep' if one.keeps else 'the start'}, no keep"
-        + (f", best {one.best_gain:+.4f}" if one.best_gain is not None else "")
+        + (f", best {in_bits(one.best_gain, '+')}" if one.best_gain is not None else "")
         for one in retired[:_MAX_RETIRED]
     ]
     if len(retired) > _MAX_RETIRED:
